@@ -1,0 +1,35 @@
+"""The typed configuration: every field with its unit and default, every cross-field check.
+
+`conf/` mirrors these classes one group to one class. Hydra composes, `longspan.typed` converts
+the result to a frozen `Config`, and nothing below sees anything else.
+"""
+
+from longspan.config.data import DataConfig, GlobalsConfig
+from longspan.config.model import ModelConfig, Window
+from longspan.config.run import Config, EvalConfig
+from longspan.config.tasks import ClassificationConfig, MaskedLMConfig, QAConfig, TaskConfig
+from longspan.config.training import (
+    CheckpointConfig,
+    LoggerConfig,
+    LoraConfig,
+    OptimConfig,
+    TrainerConfig,
+)
+
+__all__ = [
+    "CheckpointConfig",
+    "ClassificationConfig",
+    "Config",
+    "DataConfig",
+    "EvalConfig",
+    "GlobalsConfig",
+    "LoggerConfig",
+    "LoraConfig",
+    "MaskedLMConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "QAConfig",
+    "TaskConfig",
+    "TrainerConfig",
+    "Window",
+]

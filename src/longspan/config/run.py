@@ -1,0 +1,126 @@
+"""A whole run, and the evaluation of one."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from longspan.config.checks import at_least
+from longspan.config.data import DataConfig, GlobalsConfig
+from longspan.config.model import ModelConfig
+from longspan.config.tasks import ClassificationConfig, QAConfig, TaskConfig
+from longspan.config.training import CheckpointConfig, LoggerConfig, OptimConfig, TrainerConfig
+from longspan.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run."""
+
+    experiment: str = "default"  # runs/<experiment>/<name>/ is the run folder
+    name: str = "default"  # made from the overrides, so that a command finds its own work
+    runs_dir: str = "runs"
+    seed: int = 0
+    first: tuple[
+        str, ...
+    ] = ()  # overrides of a run that is made before, whose model this one takes
+    overwrite: bool = False  # redo a run whose folder is taken
+    model: ModelConfig = field(default_factory=ModelConfig)
+    globals: GlobalsConfig = field(default_factory=GlobalsConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    task: TaskConfig = field(default_factory=ClassificationConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("experiment", "name"):
+            value = getattr(self, name)
+            if not re.fullmatch(r"[^/\\\0]+", value) or value in (".", ".."):
+                raise UserError(f"{name}={value!r} names a folder; use a name without slashes")
+        if not self.runs_dir:
+            raise UserError("runs_dir is empty; name the folder that holds the runs")
+        at_least(0, "seed", self.seed)
+        if self.data.streaming:
+            self._check_streaming()
+        positions = self.model.max_positions
+        if self.model.positions == "learned" and positions and positions < self.data.max_length:
+            raise UserError(
+                f"data.max_length={self.data.max_length} exceeds "
+                f"model.max_positions={positions}; raise the one or lower the other"
+            )
+        self._check_frozen()
+        self._check_question()
+
+    def _check_frozen(self) -> None:
+        frozen, layers, lora = self.optim.freeze_layers, self.model.num_layers, self.optim.lora
+        if frozen > layers:
+            raise UserError(
+                f"optim.freeze_layers={frozen} exceeds model.num_layers={layers}; "
+                f"choose 0 … {layers}"
+            )
+        if not lora.rank:
+            return
+        if frozen == layers:
+            raise UserError(
+                f"optim.lora.rank={lora.rank} has no layer to adapt: optim.freeze_layers={frozen} "
+                "freezes all; lower it or set optim.lora.rank=0"
+            )
+        if lora.targets == ("global_qkv",) and not self.trains_global_projections:
+            raise UserError(
+                "optim.lora.targets=[global_qkv] adapts nothing without global projections in "
+                "use; set model.global_projections=separate and a policy of globals.*"
+            )
+
+    @property
+    def trains_global_projections(self) -> bool:
+        """Whether global tokens have projections of their own, and there may be such tokens."""
+        return self.model.global_projections == "separate" and self.globals.is_on
+
+    def _check_streaming(self) -> None:
+        if self.task.name != "mlm":
+            raise UserError(
+                f"data.streaming=true needs task=mlm, not {self.task.name}, whose labels are read "
+                "off the whole training split; set it to false"
+            )
+        if self.trainer.max_steps < 1:
+            raise UserError(
+                "data.streaming=true needs trainer.max_steps=<optimiser steps>, as nobody knows "
+                "how long a stream is"
+            )
+
+    def _check_question(self) -> None:
+        """Fields that have a meaning with, or without, questions only."""
+        pair = self.data.text_pair_column
+        if not isinstance(self.task, QAConfig):
+            if self.globals.question and pair is None:
+                raise UserError(
+                    f"globals.question=true, but task={self.task.name} has neither a question nor "
+                    "data.text_pair_column; use globals=cls"
+                )
+            if self.data.stride:
+                raise UserError(f"data.stride={self.data.stride} needs task=qa; set it to 0")
+            return
+        if pair is not None:
+            raise UserError(
+                f"data.text_pair_column={pair} has no place in task=qa, where the question comes "
+                "first; name it in data.question_column"
+            )
+        if self.task.long_documents == "truncate" and self.data.truncate == "head+tail":
+            raise UserError(
+                "data.truncate=head+tail would tear answers apart; use head or tail with task=qa"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Evaluation of a finished run."""
+
+    run: str = ""  # the run folder
+    split: Literal["train", "dev", "test"] = "test"
+    output: str | None = None  # predictions/<output>.jsonl; null = the split's name
+    data: dict[str, Any] = field(default_factory=dict)  # fields of data.*; null = as in the run
+
+    def __post_init__(self) -> None:
+        if not self.run:
+            raise UserError("run is missing; give the folder of a run: run=runs/…")

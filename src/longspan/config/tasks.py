@@ -1,0 +1,85 @@
+"""The fields of `task.*`: one class a task, told apart by `task.name`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from longspan.config.checks import at_least, probability
+from longspan.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationConfig:
+    """Document classification: one label, several labels, or a number."""
+
+    name: Literal["classification"] = "classification"
+    problem: Literal["single_label", "multi_label", "regression"] = "single_label"
+    pooling: Literal["cls", "mean"] = "cls"
+    head_dropout: float = 0.1
+    head_activation: Literal["tanh", "relu", "gelu"] | None = None  # null = as the pretrained
+    head_norm: bool | None = None  # family's own heads have it; tanh, no norm, with bias else
+    head_bias: bool | None = None  # of the head's dense layer
+    label_smoothing: float = 0.0
+    class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
+    threshold: float = 0.5  # probability from which a label counts, multi-label only
+
+    def __post_init__(self) -> None:
+        probability("task.head_dropout", self.head_dropout)
+        probability("task.label_smoothing", self.label_smoothing)
+        probability("task.threshold", self.threshold)
+        if self.problem != "single_label" and self.label_smoothing:
+            raise UserError(
+                f"task.label_smoothing={self.label_smoothing} needs task.problem=single_label, "
+                f"not {self.problem}; set it to 0"
+            )
+        if isinstance(self.class_weights, tuple):
+            for weight in self.class_weights:
+                at_least(0, "task.class_weights", weight)
+        if self.problem == "regression" and self.class_weights != "none":
+            raise UserError(
+                "task.class_weights has no meaning for task.problem=regression; drop it"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedLMConfig:
+    """Masked language modelling: guess the tokens that were hidden (Devlin et al. 2019)."""
+
+    name: Literal["mlm"] = "mlm"
+    masked_share: float = 0.15  # of a document's tokens that are to be guessed
+    whole_words: bool = True  # hide all tokens of a word or none
+    head_bias: bool | None = None  # of the head's dense layer; null = as the pretrained family
+
+    def __post_init__(self) -> None:
+        if not 0 < self.masked_share < 1:
+            raise UserError(f"task.masked_share={self.masked_share} must lie in (0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QAConfig:
+    """Extractive question answering: an answer is a span of the document, or there is none."""
+
+    name: Literal["qa"] = "qa"
+    loss: Literal["or", "single"] = "or"  # any gold span is right (Clark & Gardner 2018), or the
+    # first alone
+    long_documents: Literal["slices", "truncate"] = "slices"  # all of it, or data.truncate's part
+    max_question_length: int = 64  # tokens; the rest of a question is cut
+    max_answer_length: int = 30  # tokens
+    top_k: int = 20  # starts and ends that are combined to answers
+    null_threshold: float | None = 0.0  # no answer where that is better by more; null = always one
+    head_activation: Literal["tanh", "relu", "gelu"] | None = None  # of a dense layer before the
+    head_norm: bool | None = None  # span scores; null = as the pretrained family's own heads have
+    head_bias: bool | None = None  # it, else none of it
+
+    def __post_init__(self) -> None:
+        for name in ("max_question_length", "max_answer_length", "top_k"):
+            at_least(1, f"task.{name}", getattr(self, name))
+        if self.head_activation is None:
+            for name in ("head_norm", "head_bias"):
+                if getattr(self, name) is not None:
+                    raise UserError(
+                        f"task.{name}={getattr(self, name)} belongs to the dense layer that "
+                        f"task.head_activation=null leaves out; set one or drop task.{name}"
+                    )
+
+
+TaskConfig = ClassificationConfig | MaskedLMConfig | QAConfig

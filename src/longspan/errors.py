@@ -1,0 +1,16 @@
+"""The one error that is meant for people, and the one that people make."""
+
+
+class UserError(ValueError):
+    """An input that the user can mend: field, value and remedy in one line.
+
+    Commands print it as that line and exit with code 1; every other exception is a defect of
+    ours and keeps its traceback.
+    """
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: cut off in its own clean-up, a library may raise another."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
