@@ -1,0 +1,118 @@
+"""`attend`: one function, one meaning, many backends."""
+
+import logging
+from types import ModuleType
+from typing import Literal
+
+from torch import Tensor
+
+from longspan.attention import blocked, reference
+from longspan.attention.plan import AttentionPlan
+
+Backend = Literal["auto", "reference", "blocked"]
+GlobalProjections = tuple[Tensor, Tensor, Tensor]
+
+_BACKENDS: dict[str, ModuleType] = {"reference": reference, "blocked": blocked}
+
+log = logging.getLogger(__name__)
+_announced: set[str] = set()
+
+
+def attend(
+    q_THE: Tensor,
+    k_TKE: Tensor,
+    v_TKE: Tensor,
+    plan: AttentionPlan,
+    *,
+    global_qkv: GlobalProjections | None = None,
+    backend: Backend = "auto",
+    dropout_p: float = 0.0,
+    scale: float | None = None,
+) -> Tensor:
+    """Hybrid attention over a packed batch.
+
+    Local rows take one softmax over the keys in their window and the global keys of their
+    document, each once. Global rows take one softmax over all keys of their document; with
+    `global_qkv` they use those projections and overwrite the local result, as Longformer does
+    (Beltagy et al. 2020, section 3.1).
+
+    Args:
+        q_THE: (T, H, E) queries of the packed batch.
+        k_TKE, v_TKE: (T, K, E) keys and values; K divides H (grouped-query attention).
+        plan: documents, global tokens and pattern of the batch.
+        global_qkv: q (G, H, E) for the tokens of `plan.global_index`, k and v (T, K, E).
+        backend: who computes it; "auto" chooses and says once which and why.
+        dropout_p: dropout on the probabilities; 0 outside training.
+        scale: factor on the scores; None = 1 / sqrt(E).
+
+    Returns:
+        (T, H, E), in the dtype of `q_THE`.
+
+    Raises:
+        ValueError: shapes that do not fit, or a backend that does not exist.
+    """
+    _check_shapes(q_THE, k_TKE, v_TKE, plan, global_qkv)
+    serve = _BACKENDS[_choose(backend)]
+    scale = q_THE.shape[-1] ** -0.5 if scale is None else scale
+    num_heads = q_THE.shape[1]
+    k_THE, v_THE = repeat_heads(k_TKE, num_heads), repeat_heads(v_TKE, num_heads)
+    out_THE = serve.local_attention(q_THE, k_THE, v_THE, plan, dropout_p, scale)
+    if not len(plan.global_index) or (global_qkv is None and plan.is_full):
+        return out_THE
+    if global_qkv is None:
+        q_GHE = q_THE.index_select(0, plan.global_index)
+    else:
+        q_GHE = global_qkv[0]
+        k_THE, v_THE = (repeat_heads(x, num_heads) for x in global_qkv[1:])
+    out_GHE = serve.global_rows(q_GHE, k_THE, v_THE, plan, dropout_p, scale)
+    return out_THE.index_copy(0, plan.global_index, out_GHE)
+
+
+def repeat_heads(x_TKE: Tensor, num_heads: int) -> Tensor:
+    """(T, K, E) to (T, H, E): each key/value head serves H / K query heads in a row."""
+    num_kv_heads = x_TKE.shape[1]
+    if num_kv_heads == num_heads:
+        return x_TKE
+    return x_TKE.repeat_interleave(num_heads // num_kv_heads, dim=1)
+
+
+def _choose(backend: str) -> str:
+    if backend == "auto":
+        backend, reason = "blocked", "plain PyTorch, linear in tokens times window"
+        if backend not in _announced:
+            _announced.add(backend)
+            log.info("attention backend: %s (%s)", backend, reason)
+    if backend not in _BACKENDS:
+        raise ValueError(
+            f"attention backend {backend!r} does not exist; use auto or one of "
+            f"{', '.join(_BACKENDS)}"
+        )
+    return backend
+
+
+def _check_shapes(
+    q_THE: Tensor,
+    k_TKE: Tensor,
+    v_TKE: Tensor,
+    plan: AttentionPlan,
+    global_qkv: GlobalProjections | None,
+) -> None:
+    if q_THE.ndim != 3:
+        raise ValueError(f"q {tuple(q_THE.shape)} must be (T, H, E): packed, without padding")
+    num_tokens, num_heads, head_size = q_THE.shape
+    if num_tokens != plan.num_tokens:
+        raise ValueError(f"q holds {num_tokens} tokens, the plan {plan.num_tokens}")
+    keys = [k_TKE, v_TKE, *(global_qkv[1:] if global_qkv else ())]
+    for x in keys:
+        if x.shape != (num_tokens, *k_TKE.shape[1:2], head_size):
+            raise ValueError(
+                f"keys and values {[tuple(x.shape) for x in keys]} must all be "
+                f"(T={num_tokens}, K, E={head_size})"
+            )
+    if num_heads % k_TKE.shape[1]:
+        raise ValueError(f"{k_TKE.shape[1]} key/value heads do not divide {num_heads} heads")
+    if global_qkv and global_qkv[0].shape != (len(plan.global_index), num_heads, head_size):
+        raise ValueError(
+            f"global queries {tuple(global_qkv[0].shape)} must be "
+            f"(G={len(plan.global_index)}, H={num_heads}, E={head_size})"
+        )

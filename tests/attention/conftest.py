@@ -1,0 +1,106 @@
+"""What the tests of attention share: the backends, packed batches small and large, inputs."""
+
+from itertools import accumulate, product
+
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from longspan.attention import AttentionPlan, Pattern
+
+BACKENDS = ["blocked"]  # all that are held against the oracle; a later one is added here
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def backend(request):
+    return request.param
+
+
+@pytest.fixture(scope="session", params=["reference", *BACKENDS])
+def any_backend(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def make_plan():
+    return _make_plan
+
+
+@pytest.fixture(scope="session")
+def small_layouts():
+    """Every way to cut `num_tokens` tokens into documents, with windows from none to beyond all
+    of them, and no token, the first, all or every other one global: arguments of `make_plan`."""
+
+    def layouts(num_tokens):
+        places = range(num_tokens)
+        windows = [*range(num_tokens + 2), None]
+        for lengths in _compositions(num_tokens):
+            for window, chosen in product(windows, [[], [0], places, places[1::2]]):
+                yield lengths, list(chosen), window
+
+    return layouts
+
+
+@pytest.fixture(scope="session")
+def plans():
+    """Strategy of plans: up to 4 documents, windows of no, few, most and more than all tokens,
+    and any tokens global. Long enough that a backend cuts them into several blocks."""
+    return st.builds(_make_plan, *_layout(max_length=250))
+
+
+@pytest.fixture(scope="session")
+def short_plans():
+    """As `plans`, with documents of up to 12 tokens."""
+    return st.builds(_make_plan, *_layout(max_length=12))
+
+
+@pytest.fixture(scope="session")
+def make_qkv():
+    """Random q (T, H, E), k and v (T, K, E), and where asked for those of the global tokens."""
+
+    def make(plan, num_heads=2, num_kv_heads=2, head_size=8, dtype=torch.float64, separate=False):
+        def tensor(tokens, heads):
+            return torch.randn(tokens, heads, head_size, generator=generator).to(dtype)
+
+        generator = torch.Generator().manual_seed(plan.num_tokens)
+        num_tokens, num_globals = plan.num_tokens, len(plan.global_index)
+        qkv = [tensor(num_tokens, heads) for heads in (num_heads, num_kv_heads, num_kv_heads)]
+        if not separate:
+            return qkv, None
+        sizes = [(num_globals, num_heads), (num_tokens, num_kv_heads), (num_tokens, num_kv_heads)]
+        return qkv, [tensor(*size) for size in sizes]
+
+    return make
+
+
+def _make_plan(lengths, global_positions, window):
+    """The plan of documents of these lengths.
+
+    Positions count from the start of the batch; those behind its end begin again at 0.
+    """
+    num_tokens = sum(lengths)
+    global_mask = torch.zeros(num_tokens, dtype=torch.bool)
+    global_mask[[position % num_tokens for position in global_positions]] = True
+    cu_seqlens = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+    return AttentionPlan(cu_seqlens, global_mask, Pattern(window))
+
+
+def _layout(max_length):
+    """Strategies of the arguments of `_make_plan`."""
+    lengths = st.lists(st.integers(1, max_length), min_size=1, max_size=4)
+    position = st.integers(0, 4 * max_length - 1)
+    few = st.lists(position, max_size=4)
+    every = st.just(range(4 * max_length))
+    window = st.one_of(
+        st.integers(0, 4), st.integers(0, max_length + 2), st.just(10 * max_length), st.none()
+    )
+    return lengths, st.one_of(few, every), window
+
+
+def _compositions(total):
+    """All lists of positive integers with this sum."""
+    if total == 0:
+        yield []
+    for first in range(1, total + 1):
+        for rest in _compositions(total - first):
+            yield [first, *rest]
