@@ -1,0 +1,88 @@
+"""The encoder: token embeddings, L times the one block, hidden states."""
+
+import math
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from longspan.attention import AttentionPlan, Pattern
+from longspan.batch import PackedBatch
+from longspan.config import ModelConfig
+from longspan.model.layers import Block, make_norm
+from longspan.model.positions import RotaryTable, position_ids, rotary_table
+
+
+class Encoder(nn.Module):
+    """A hybrid encoder over packed batches.
+
+    Args:
+        config: with `vocab_size`, and `max_positions` where positions are learned.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        assert config.vocab_size is not None, "the tokenizer's size is filled in before this"
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embedding = None
+        if config.positions == "learned":
+            assert config.max_positions is not None, "filled in from data.max_length before this"
+            self.position_embedding = nn.Embedding(config.max_positions, config.hidden_size)
+        self.token_type_embedding = None
+        if config.type_vocab_size:
+            self.token_type_embedding = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.embedding_norm = make_norm(config) if config.embedding_norm else nn.Identity()
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        if not config.first_norm:
+            self.layers[0].attention_norm = nn.Identity()
+        # a post-norm stack ends in a norm already
+        self.final_norm = make_norm(config) if config.norm_position == "pre" else nn.Identity()
+        initialise(self)
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Hidden states (T, C) of a packed batch."""
+        position = position_ids(batch.cu_seqlens)  # (T,)
+        x = self.token_embedding(batch.input_ids)  # (T, C)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(position)
+        if self.token_type_embedding is not None:
+            x = x + self.token_type_embedding(batch.token_type_ids)
+        x = self.dropout(self.embedding_norm(x))
+        windows = self.config.windows
+        plans = {
+            window: AttentionPlan(batch.cu_seqlens, batch.global_mask, Pattern(window))
+            for window in set(windows)
+        }
+        thetas = self.config.rope_thetas
+        rotary = {theta: self._rotary(position, theta) for theta in set(thetas)}
+        for layer, window, theta in zip(self.layers, windows, thetas, strict=True):
+            arguments = (x, plans[window], rotary[theta])
+            if self.config.gradient_checkpointing and self.training:
+                x = checkpoint(layer, *arguments, use_reentrant=False)
+            else:
+                x = layer(*arguments)
+        return self.final_norm(x)
+
+    def _rotary(self, position: Tensor, theta: float) -> RotaryTable | None:
+        if self.config.positions != "rotary":
+            return None
+        return rotary_table(position, self.config.head_size, theta)
+
+
+def initialise(encoder: Encoder) -> None:
+    """Every parameter of the encoder, in one place.
+
+    Matrices and embeddings from N(0, initializer_range²); the two projections that write into
+    the residual stream are smaller by sqrt(2 * layers), so that its variance does not grow with
+    depth (GPT-2, Radford et al. 2019, section 2.3); norms at one, biases at zero.
+    """
+    std = encoder.config.initializer_range
+    into_residual = std / math.sqrt(2 * encoder.config.num_layers)
+    for name, parameter in encoder.named_parameters():
+        if parameter.ndim == 1:
+            nn.init.constant_(parameter, 1.0 if name.endswith("norm.weight") else 0.0)
+        elif name.endswith(("attention.out.weight", "mlp.down.weight")):
+            nn.init.normal_(parameter, std=into_residual)
+        else:
+            nn.init.normal_(parameter, std=std)
