@@ -1,0 +1,194 @@
+"""Features to the loaders that Lightning reads."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import lightning as L
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
+
+from longspan.batch import PackedBatch, pack
+from longspan.config import Config
+from longspan.data.batching import (
+    BatchSpec,
+    evaluation_batches,
+    packing_efficiency,
+    training_batches,
+)
+from longspan.data.features import FeatureSet
+from longspan.data.streaming import StreamedBatches, TrainingStream
+from longspan.data.task import ReadingTask
+
+log = logging.getLogger(__name__)
+
+
+class Batches(Dataset[PackedBatch]):
+    """Batches by number, so that any of them can be read without those before it.
+
+    Args:
+        features: of the split.
+        specs: which of them make each batch.
+        task: what it does to a feature each time that it is read.
+        key: with the row, what that may depend on where it draws at random.
+    """
+
+    def __init__(
+        self,
+        features: FeatureSet,
+        specs: Sequence[BatchSpec],
+        task: ReadingTask,
+        key: tuple[int, ...],
+    ) -> None:
+        self.features, self.specs, self.task, self.key = features, specs, task, key
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def __getitem__(self, place: int) -> PackedBatch:
+        spec = self.specs[place]
+        if not spec.rows:  # any document, at weight 0
+            shortest = min(range(len(self.features)), key=self.features.lengths.__getitem__)
+            spec = replace(spec, rows=(shortest,))
+        features = [
+            self.task.prepare(feature, (*self.key, row))
+            for feature, row in zip(self.features.read(spec.rows), spec.rows, strict=True)
+        ]
+        return pack(features, spec.weight, spec.step_weight)
+
+
+class Remaining(SequentialSampler):
+    """Places of batches from `start` on, with the length of all of them.
+
+    Lightning goes on counting where an interrupted epoch stopped, and ends it at this length. It
+    wants a `SequentialSampler` where it overfits.
+    """
+
+    def __init__(self, start: int, total: int) -> None:
+        super().__init__(range(total))
+        self.start, self.total = start, total
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.total))
+
+
+class DocumentData(L.LightningDataModule):
+    """The loaders of all splits.
+
+    Args:
+        config: token budget, seed, workers, accumulation.
+        splits: features by split.
+        task: how they are read.
+        stream: train, where it is not among the splits.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        splits: dict[str, FeatureSet],
+        task: ReadingTask,
+        stream: TrainingStream | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.splits, self.task, self.stream = config, splits, task, stream
+
+    def batches_of_epoch(self, epoch: int, world_size: int) -> list[list[BatchSpec]]:
+        """The training batches of each rank."""
+        return training_batches(
+            self.splits["train"].lengths,
+            budget=self.config.data.tokens_per_batch,
+            seed=self.config.seed,
+            # overfitting wants the same few batches every epoch
+            epoch=0 if self.config.trainer.overfit_batches else epoch,
+            world_size=world_size,
+            accumulate=self.config.trainer.accumulate_grad_batches,
+            weight=self.task.weight,
+        )
+
+    def num_steps(self, world_size: int) -> int:
+        """Optimiser steps of the whole training: packing differs a little from epoch to epoch."""
+        trainer = self.config.trainer
+        if self.stream is not None:
+            return trainer.max_steps
+        limit = trainer.limit_train_batches
+        total = 0
+        for epoch in range(trainer.max_epochs):
+            batches = len(self.batches_of_epoch(epoch, world_size)[0])
+            if isinstance(limit, float):
+                batches = int(batches * limit)
+            elif limit is not None:
+                batches = min(batches, limit)
+            if trainer.overfit_batches:
+                overfit = trainer.overfit_batches
+                batches = overfit if isinstance(overfit, int) else int(batches * overfit)
+            total += -(-batches // trainer.accumulate_grad_batches)
+            if 0 <= trainer.max_steps <= total:
+                return trainer.max_steps
+        return total
+
+    def report_packing(self) -> float | None:
+        """Log how full the first epoch's batches are, and return it; None for a stream."""
+        if self.stream is not None:
+            return None
+        rows = [spec.rows for spec in self.batches_of_epoch(0, world_size=1)[0]]
+        budget = self.config.data.tokens_per_batch
+        efficiency = packing_efficiency(rows, self.splits["train"].lengths, budget)
+        log.info(
+            "%d batches an epoch of at most %d tokens, %.1f%% filled",
+            len(rows),
+            budget,
+            100 * efficiency,
+        )
+        return efficiency
+
+    def train_dataloader(self) -> DataLoader[PackedBatch]:
+        # Lightning asks again every epoch (reload_dataloaders_every_n_epochs=1)
+        trainer = self.trainer
+        assert trainer is not None
+        if self.stream is not None:
+            batches = StreamedBatches(
+                self.stream,
+                self.config,
+                self.task,
+                epoch=trainer.current_epoch,
+                rank=trainer.global_rank,
+                world_size=trainer.world_size,
+                start=self._batches_done(),
+            )
+            return DataLoader(batches, batch_size=None, num_workers=self.config.data.num_workers)
+        ranks = self.batches_of_epoch(trainer.current_epoch, trainer.world_size)
+        key = (self.config.seed, trainer.current_epoch + 1)
+        return self._loader("train", ranks[trainer.global_rank], key, self._batches_done())
+
+    def _batches_done(self) -> int:
+        """Batches of this epoch that were trained on before an interruption."""
+        assert self.trainer is not None
+        loop = self.trainer.fit_loop
+        return loop.epoch_loop.batch_progress.current.ready if loop.restarting else 0
+
+    def val_dataloader(self) -> DataLoader[PackedBatch] | list[DataLoader[PackedBatch]]:
+        return self.evaluation_loader("dev") if "dev" in self.splits else []
+
+    def evaluation_loader(self, split: str) -> DataLoader[PackedBatch]:
+        trainer = self.trainer
+        assert trainer is not None
+        ranks = evaluation_batches(
+            self.splits[split].lengths,
+            budget=self.config.data.tokens_per_batch,
+            world_size=trainer.world_size,
+        )
+        # whatever the seed: what is drawn for an evaluation is the same for all runs
+        return self._loader(split, ranks[trainer.global_rank], key=(0, 0))
+
+    def _loader(
+        self, split: str, specs: Sequence[BatchSpec], key: tuple[int, ...], start: int = 0
+    ) -> DataLoader[PackedBatch]:
+        batches = Batches(self.splits[split], specs, self.task, key)
+        return DataLoader(
+            batches,
+            batch_size=None,
+            sampler=Remaining(start, len(specs)),
+            num_workers=self.config.data.num_workers,
+        )

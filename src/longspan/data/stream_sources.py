@@ -1,0 +1,88 @@
+"""A source as streams: nothing is read before it is asked for, and train is never held whole."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import datasets
+from datasets import Dataset
+from datasets import IterableDataset as Stream
+from datasets.exceptions import DatasetsError
+
+from longspan.config import DataConfig
+from longspan.data.sources import (
+    READ_OPTIONS,
+    existing,
+    format_of,
+    load_hub,
+    load_splits,
+    name_of,
+)
+from longspan.errors import UserError
+
+T = TypeVar("T")
+
+
+def load_stream(config: DataConfig) -> tuple[Stream, dict[str, Dataset]]:
+    """Train as a stream that is read as it is asked for, and the beginnings of dev and test.
+
+    Where the source has no dev split, the first documents of train are held out for it.
+    """
+    streams = _open_streams(config)
+    if "train" not in streams:
+        raise UserError(f"data: {name_of(config)} has no train split; name it in data.splits.train")
+    held_out = {
+        split: as_table(rows, config.held_out)
+        for split, rows in streams.items()
+        if split != "train" and config.held_out
+    }
+    train = streams["train"]
+    if "dev" not in streams and config.held_out:
+        train, held_out["dev"] = train.skip(config.held_out), as_table(train, config.held_out)
+    for split, table in held_out.items():
+        if not len(table):
+            raise UserError(f"data: the {split} split of {name_of(config)} is empty; give it rows")
+    return train, held_out
+
+
+def as_table(rows: Stream, documents: int) -> Dataset:
+    """The first documents of a stream."""
+    return Dataset.from_list(list(readable(rows.take(documents))))
+
+
+def readable(rows: Iterable[T]) -> Iterator[T]:
+    """The same rows; what goes wrong in reading them is the source's, and said so.
+
+    Raises:
+        UserError: a row that cannot be read.
+    """
+    try:
+        yield from rows
+    except (DatasetsError, OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"data: the stream cannot be read further ({reason}); mend it") from error
+
+
+def _open_streams(config: DataConfig) -> dict[str, Stream]:
+    files = {split: Path(file) for split, file in config.local_files.items()}
+    if not files and config.split_column is None and Path(config.path).is_file():
+        files = {"train": Path(config.path)}
+    if files:
+        return {
+            split: _stream_file(existing(file, f"data.files.{split}"))
+            for split, file in files.items()
+        }
+    if config.path.startswith("embedded:") or Path(config.path).exists():
+        # small enough to lie here: read whole, and dealt out like a stream
+        tables = load_splits(replace(config, dev_fraction=0.0, test_fraction=0.0), stratify=False)
+        return {split: table.to_iterable_dataset() for split, table in tables.items()}
+    return load_hub(config, streaming=True)
+
+
+def _stream_file(path: Path) -> Stream:
+    kind = format_of(path)
+    options = READ_OPTIONS.get(kind, {})
+    return datasets.load_dataset(
+        kind, data_files=str(path), split="train", streaming=True, **options
+    )

@@ -1,0 +1,20 @@
+"""The data that comes with the repository: `embedded:<name>` is the folder `data/<name>`."""
+
+from pathlib import Path
+
+from longspan.errors import UserError
+
+FOLDER = Path(__file__).parents[2] / "data"
+
+
+def embedded_path(name: str) -> Path:
+    """The folder of `embedded:<name>`.
+
+    Raises:
+        UserError: no such folder, with those that exist.
+    """
+    folder = FOLDER / name.removeprefix("embedded:")
+    if folder.parent != FOLDER or not folder.is_dir():
+        known = ", ".join(f"embedded:{p.name}" for p in sorted(FOLDER.glob("*/"))) or "none here"
+        raise UserError(f"{name} does not exist; embedded data: {known}")
+    return folder
