@@ -1,0 +1,58 @@
+"""Exact match and F1 as the official scorer of SQuAD 2.0 counts them (Rajpurkar et al. 2018)."""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalize(answer: str) -> str:
+    """Lower case, without ASCII punctuation, English articles and extra white space, in the
+    scorer's order."""
+    without = answer.lower().translate(PUNCTUATION)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", without).split())
+
+
+def exact_match(predicted: str, gold: str) -> float:
+    return float(normalize(predicted) == normalize(gold))
+
+
+def f1(predicted: str, gold: str) -> float:
+    """Harmonic mean of precision and recall of the words; where one has none, whether both have."""
+    ours, theirs = normalize(predicted).split(), normalize(gold).split()
+    if not ours or not theirs:
+        return float(ours == theirs)
+    same = sum((Counter(ours) & Counter(theirs)).values())
+    if not same:
+        return 0.0
+    precision, recall = same / len(ours), same / len(theirs)
+    return 2 * precision * recall / (precision + recall)
+
+
+def score(predicted: str, gold: Sequence[str]) -> tuple[float, float]:
+    """Exact match and F1 against the best of the gold answers; none = the empty answer is right."""
+    answers = [answer for answer in gold if normalize(answer)] or [""]
+    return max(exact_match(predicted, a) for a in answers), max(f1(predicted, a) for a in answers)
+
+
+def squad(predicted: Sequence[str], gold: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Means over all questions, and over those with and without an answer where there are both.
+
+    Args:
+        predicted: an answer a question; "" = no answer.
+        gold: all right answers of each.
+    """
+    scores = [score(answer, right) for answer, right in zip(predicted, gold, strict=True)]
+    has_answer = [bool(right) for right in gold]
+    groups = {"": [True] * len(scores)}
+    if len(set(has_answer)) > 1:
+        groups["has_answer_"] = has_answer
+        groups["no_answer_"] = [not has for has in has_answer]
+    measured: dict[str, float] = {}
+    for name, chosen in groups.items():
+        rows = [row for row, is_in in zip(scores, chosen, strict=True) if is_in]
+        measured[f"{name}exact_match"] = sum(row[0] for row in rows) / len(rows)
+        measured[f"{name}f1"] = sum(row[1] for row in rows) / len(rows)
+    return measured

@@ -1,0 +1,72 @@
+"""Exact match and F1, case by case, as SQuAD's official evaluation script (2.0) counts them."""
+
+import pytest
+
+from longspan.tasks.qa_metrics import exact_match, f1, normalize, score, squad
+
+
+@pytest.mark.parametrize(
+    ("answer", "normal"),
+    [
+        ("The Eiffel Tower", "eiffel tower"),
+        ("  a  cat, an   owl & the dog!", "cat owl dog"),
+        ("U.S.A.", "usa"),  # punctuation goes without leaving a space
+        ("theatre", "theatre"),  # an article is a word of its own
+        ("the-cat", "thecat"),  # punctuation goes before articles
+        ("“quoted”", "“quoted”"),  # only ASCII punctuation goes
+        ("The", ""),
+        ("!?", ""),
+        ("Ünïcode\u00a0Straße", "ünïcode straße"),
+    ],
+)
+def test_answers_are_normalised_in_the_official_order(answer: str, normal: str) -> None:
+    assert normalize(answer) == normal
+
+
+@pytest.mark.parametrize(
+    ("predicted", "gold", "exact", "overlap"),
+    [
+        ("Denver Broncos", "the Denver Broncos.", 1, 1),
+        ("Denver", "Denver Broncos", 0, 2 / 3),
+        ("the Broncos of Denver", "Denver Broncos", 0, 0.8),  # the order does not count
+        ("cat cat", "cat", 0, 2 / 3),  # repeated words count as often as both have them
+        ("dog", "cat", 0, 0),
+        ("", "cat", 0, 0),
+        ("the", "cat", 0, 0),  # nothing is left of it
+        ("", "the", 1, 1),  # nothing is left of either
+    ],
+)
+def test_one_pair(predicted: str, gold: str, exact: float, overlap: float) -> None:
+    assert exact_match(predicted, gold) == exact
+    assert f1(predicted, gold) == pytest.approx(overlap)
+
+
+def test_the_best_gold_answer_counts_for_each_metric() -> None:
+    assert score("Denver Broncos", ["Broncos", "Denver Broncos team"]) == (0, pytest.approx(0.8))
+    assert score("Broncos", ["Denver Broncos", "broncos!"]) == (1, 1)
+
+
+@pytest.mark.parametrize("gold", [[], ["the"], ["", "!"]])
+def test_without_a_gold_answer_nothing_is_right(gold: list[str]) -> None:
+    assert score("", gold) == (1, 1)
+    assert score("cat", gold) == (0, 0)
+
+
+def test_a_gold_answer_that_normalises_to_nothing_is_left_out_beside_others() -> None:
+    assert score("", ["the", "cat"]) == (0, 0)
+
+
+def test_means_overall_and_with_and_without_an_answer() -> None:
+    measured = squad(["Denver", "", "cat", ""], [["Denver Broncos"], [], [], ["dog"]])
+    assert measured == {
+        "exact_match": 0.25,
+        "f1": pytest.approx((2 / 3 + 1 + 0 + 0) / 4),
+        "has_answer_exact_match": 0.0,
+        "has_answer_f1": pytest.approx(1 / 3),
+        "no_answer_exact_match": 0.5,
+        "no_answer_f1": 0.5,
+    }
+
+
+def test_there_is_no_division_where_all_questions_are_of_one_kind() -> None:
+    assert squad(["cat"], [["cat"]]) == {"exact_match": 1.0, "f1": 1.0}
