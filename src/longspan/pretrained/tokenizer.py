@@ -1,0 +1,74 @@
+"""The tokenizer: an embedded one, a folder, or a hub id; always a fast one, never remote code."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from longspan.config import Config, ModelConfig
+from longspan.embedded import embedded_path
+from longspan.encoding import DocumentEncoder
+from longspan.errors import UserError
+from longspan.pretrained.folder import pretrained_folder
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """Load a fast tokenizer with offsets.
+
+    Args:
+        name: `embedded:<name>`, `package:<name>`, a folder, or a hub id.
+
+    Raises:
+        UserError: nothing there, or a tokenizer without offsets.
+    """
+    source = name
+    if name.startswith("embedded:"):
+        source = str(embedded_path(name) / "tokenizer")
+        if not Path(source).is_dir():
+            raise UserError(f"data.tokenizer={name}: {source} is missing from this checkout")
+    elif name.startswith("package:"):
+        source = str(pretrained_folder(name))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"data.tokenizer={name} cannot be loaded ({reason}); give a folder with a "
+            "tokenizer.json, or a hub id that can be reached"
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UserError(
+            f"data.tokenizer={name} is a slow tokenizer without character offsets; "
+            "use one with a tokenizer.json"
+        )
+    # documents are cut by data.max_length; the tokenizer's own limit would only print warnings
+    tokenizer.model_max_length = 10**9
+    return tokenizer
+
+
+def give_token_types(tokenizer: PreTrainedTokenizerFast, model: ModelConfig) -> None:
+    """Let the tokenizer, and what is saved of it, give token types where the model reads them.
+
+    Many fast tokenizers know the segments of a pair and give them to those who ask alone.
+    """
+    names = tokenizer.model_input_names
+    if model.type_vocab_size > 1 and "token_type_ids" not in names:
+        tokenizer.model_input_names = [*names, "token_type_ids"]
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # what is saved
+
+
+def document_encoder(config: Config, tokenizer: PreTrainedTokenizerFast) -> DocumentEncoder:
+    """What turns documents into features as the run's config says."""
+    return DocumentEncoder(
+        tokenizer.backend_tokenizer,
+        cls_id=_token_id(tokenizer, tokenizer.cls_token),
+        sep_id=_token_id(tokenizer, tokenizer.sep_token),
+        max_length=config.data.max_length,
+        truncate=config.data.truncate,
+        policies=config.globals,
+        stride=config.data.stride,
+    )
+
+
+def _token_id(tokenizer: PreTrainedTokenizerFast, token: Any) -> int | None:
+    return None if token is None else tokenizer.backend_tokenizer.token_to_id(str(token))
