@@ -1,0 +1,105 @@
+"""Speed, memory and interruptions as a run goes."""
+
+import logging
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from longspan.batch import PackedBatch
+from longspan.errors import was_interrupted
+
+log = logging.getLogger(__name__)
+
+
+class Throughput(L.Callback):
+    """Tokens a second of training, validation apart, on the progress bar and in `speed.jsonl`.
+
+    Attributes:
+        tokens: trained on so far, on this rank.
+        seconds: that took.
+    """
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.seconds = 0.0
+        self._started = 0.0
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: PackedBatch, batch_idx: int
+    ) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: PackedBatch,
+        batch_idx: int,
+    ) -> None:
+        seconds = time.perf_counter() - self._started
+        self.tokens += batch.num_tokens
+        self.seconds += seconds
+        speed = batch.num_tokens * trainer.world_size / seconds
+        pl_module.log("speed/tokens_per_second", speed)
+        pl_module.log("tokens/s", speed, prog_bar=True, logger=False)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+class StepLimit(L.Callback):
+    """Ends training after so many optimiser steps, with a validation.
+
+    Lightning's own `max_steps` validates only where an interval falls on the last step, and counts
+    an epoch twice when a run is resumed at its end.
+    """
+
+    def __init__(self, max_steps: int) -> None:
+        self.max_steps = max_steps
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop_at_limit(trainer)  # resumed after its last step
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: PackedBatch,
+        batch_idx: int,
+    ) -> None:
+        self._stop_at_limit(trainer)
+
+    def _stop_at_limit(self, trainer: L.Trainer) -> None:
+        if trainer.global_step >= self.max_steps:
+            trainer.should_stop = True
+
+
+class InterruptionNotice(L.Callback):
+    """Says where an interrupted run stands."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        if was_interrupted(exception) and self.checkpoint.is_file():
+            log.warning("interrupted; the same command goes on from %s", self.checkpoint)
+        elif was_interrupted(exception):
+            log.warning("interrupted before the first checkpoint; the same command starts anew")
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident set of this process so far, or the GPU's peak where one was used."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB

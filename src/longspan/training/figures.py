@@ -1,0 +1,66 @@
+"""Pictures of an evaluation: confusion matrix, and the main metric by document length."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from longspan.training.module import Task
+from longspan.training.report import by_length
+
+MAX_CLASSES = 40  # more make a matrix that nobody can read
+
+
+def draw_figures(task: Task, predictions: Sequence[Any], folder: Path) -> dict[str, Path]:
+    """Draw what the predictions allow.
+
+    Returns:
+        figure name to PNG file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {f"{task.monitor[0]}_by_length": _by_length(task, predictions)}
+    has_classes = 0 < len(task.labels) <= MAX_CLASSES
+    known = [p for p in predictions if isinstance(p.gold, str)] if has_classes else []
+    if known:
+        figures["confusion_matrix"] = _confusion_matrix(task.labels, known)
+    files = {}
+    for name, figure in figures.items():
+        files[name] = folder / f"{name}.png"
+        figure.savefig(files[name], dpi=120)
+    return files
+
+
+def _by_length(task: Task, predictions: Sequence[Any]) -> Figure:
+    metric = task.monitor[0]
+    rows = [row for row in by_length(task, predictions) if metric in row]
+    names = [f"≤ {row['up_to']:,}" if row["up_to"] else f"> {row['above']:,}" for row in rows]
+    figure = Figure(figsize=(1.2 + 1.1 * max(3, len(rows)), 3.6), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.bar(names, [row[metric] for row in rows], color="#4878a8", width=0.7)
+    axes.bar_label(bars, [f"{row[metric]:.2f}\nn={row['documents']}" for row in rows], padding=2)
+    axes.set(xlabel="tokens of the document, before truncation", ylabel=metric)
+    axes.margins(y=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _confusion_matrix(labels: list[str], predictions: Sequence[Any]) -> Figure:
+    place = {name: i for i, name in enumerate(labels)}
+    counts = np.zeros((len(labels), len(labels)), dtype=int)
+    for p in predictions:
+        counts[place[p.gold], place[p.predicted]] += 1
+    share = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    size = 2.4 + 0.6 * len(labels)
+    figure = Figure(figsize=(size + 0.6, size), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set(xlabel="predicted", ylabel="gold")
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            color = "white" if share[row, column] > 0.6 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", color=color)
+    return figure

@@ -1,0 +1,208 @@
+"""A run, from config to run folder."""
+
+import logging
+import time
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from longspan.checkpoint import save_model
+from longspan.config import Config
+from longspan.data.datamodule import DocumentData
+from longspan.errors import UserError
+from longspan.pretrained.load import load_encoder, load_head
+from longspan.training import report
+from longspan.training.adapters import adapt, check_adapters, merged_state
+from longspan.training.build import Prepared, build_trainer, check_trainer, prepare
+from longspan.training.callbacks import (
+    InterruptionNotice,
+    StepLimit,
+    Throughput,
+    peak_memory_bytes,
+)
+from longspan.training.figures import draw_figures
+from longspan.training.module import LongDocumentModule
+from longspan.training.run_folder import RunFolder, folder_of
+from longspan.training.tracking import MetricsFile, build_loggers
+from longspan.training.wandb_logger import DetachedWandbLogger
+from longspan.typed import to_dict
+
+log = logging.getLogger(__name__)
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Train, evaluate, and leave everything in the run folder.
+
+    The same config finds its own folder: a finished run is not repeated, a broken one goes on
+    from its last checkpoint.
+
+    Returns:
+        the report, as in report.json.
+
+    Raises:
+        UserError: what the user can mend; the folder is untouched or holds a resumable run.
+    """
+    folder = folder_of(config)
+    folder.check_free(config)
+    if folder.is_finished and not config.overwrite:
+        finished = folder.read_report()
+        report.show(finished, folder.path)
+        log.info("this run was finished before; overwrite=true does it again")
+        return finished
+    check_trainer(config)
+    check_adapters(config)
+    started = time.perf_counter()
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    prepared = prepare(config)
+    if config.checkpoint.patience is not None and "dev" not in prepared.splits:
+        raise UserError(
+            f"checkpoint.patience={config.checkpoint.patience} needs a dev split; drop it"
+        )
+    if rank_zero_only.rank == 0:
+        folder.prepare(config)
+    return _train(prepared, folder, started)
+
+
+def _train(prepared: Prepared, folder: RunFolder, started: float) -> dict[str, Any]:
+    config, task = prepared.config, prepared.task
+    data = DocumentData(config, prepared.splits, task, prepared.stream)
+    packing = data.report_packing()
+    loggers = build_loggers(
+        config.logger,
+        folder.path,
+        run_id=f"{config.experiment}-{config.name}",
+        group=config.logger.group or config.experiment,
+        hparams=to_dict(config),
+    )
+    throughput = Throughput()
+    callbacks = [throughput, InterruptionNotice(folder.last_checkpoint)]
+    if config.trainer.max_steps > 0:
+        callbacks.append(StepLimit(config.trainer.max_steps))
+    callbacks += _checkpointing(config, folder, task.monitor, "dev" in prepared.splits)
+    arguments = {"logger": loggers, "callbacks": callbacks, "default_root_dir": folder.path}
+    if "dev" not in prepared.splits:
+        arguments["limit_val_batches"] = 0
+    trainer = build_trainer(config, **arguments)
+    module = LongDocumentModule(config, task, data.num_steps(trainer.world_size))
+    if config.model.pretrained is not None:
+        load_encoder(module.encoder)
+        load_head(module.head, config.task.name, config.model.pretrained)
+    adapt(module)
+    _fit(trainer, module, data, folder)
+    facts = {
+        "tokens_per_second": throughput.tokens_per_second,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "seconds": time.perf_counter() - started,
+        "parameters": sum(weight.numel() for weight in merged_state(module).values()),
+        "trained_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "packing_efficiency": packing,
+        "data": prepared.facts,
+    }
+    return _finish(trainer, module, data, prepared, folder, loggers, facts)
+
+
+def _fit(
+    trainer: L.Trainer, module: LongDocumentModule, data: DocumentData, folder: RunFolder
+) -> None:
+    """Train from the last checkpoint, if there is one, and take the best weights."""
+    resume = folder.last_checkpoint if folder.last_checkpoint.is_file() else None
+    step = 0 if resume is None else _step_of(resume)
+    if resume is not None:
+        log.info("resuming from %s, step %d", resume, step)
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsFile):  # what was recorded after it will be recorded again
+            logger.discard_from(step)
+    trainer.fit(module, datamodule=data, ckpt_path=resume)
+    if folder.best_checkpoint.is_file():
+        best = torch.load(folder.best_checkpoint, map_location="cpu", weights_only=True)
+        module.load_state_dict(best["state_dict"])
+
+
+def _step_of(checkpoint: Path) -> int:
+    try:
+        return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)[
+            "global_step"
+        ]
+    except (OSError, RuntimeError, EOFError, UnpicklingError, KeyError) as error:
+        raise UserError(
+            f"{checkpoint} cannot be read ({error}); remove it to start this run anew"
+        ) from error
+
+
+def _finish(
+    trainer: L.Trainer,
+    module: LongDocumentModule,
+    data: DocumentData,
+    prepared: Prepared,
+    folder: RunFolder,
+    loggers: list[Logger],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Evaluate on test, write model, predictions, figures and, last of all, the report."""
+    split = "test" if "test" in prepared.splits else "dev" if "dev" in prepared.splits else None
+    summary: dict[str, Any] = {"split": split, **facts}
+    if split is not None:
+        evaluate = trainer.test if split == "test" else trainer.validate
+        evaluate(module, dataloaders=data.evaluation_loader(split), verbose=False)
+        summary["metrics"] = module.task.metrics(module.predictions)
+        summary["by_length"] = report.by_length(module.task, module.predictions)
+    if trainer.is_global_zero:
+        save_model(
+            folder.model,
+            merged_state(module),
+            prepared.config,
+            prepared.task.labels,
+            prepared.tokenizer,
+        )
+        if split is not None:
+            folder.write_predictions(split, module.predictions)
+            _log_figures(loggers, draw_figures(module.task, module.predictions, folder.figures))
+        folder.write_report(summary)
+        report.show(summary, folder.path)
+    for logger in loggers:
+        if isinstance(logger, DetachedWandbLogger):
+            logger.close()
+    return summary
+
+
+def _log_figures(loggers: list[Logger], figures: dict[str, Path]) -> None:
+    for logger in loggers:
+        if isinstance(logger, DetachedWandbLogger):
+            for name, file in figures.items():
+                logger.log_image(f"figures/{name}", [str(file)])
+
+
+def _checkpointing(
+    config: Config, folder: RunFolder, task_monitor: tuple[str, str], has_dev: bool
+) -> list[Callback]:
+    """The last state for resuming; the best weights by the dev metric; early stopping on it."""
+    own = config.checkpoint
+    last = ModelCheckpoint(
+        folder.checkpoints,
+        folder.last_checkpoint.stem,
+        every_n_train_steps=own.every_n_steps,
+        enable_version_counter=False,
+    )
+    if not has_dev:
+        return [last]
+    metric, mode = (own.monitor, own.mode) if own.monitor and own.mode else task_monitor
+    best = ModelCheckpoint(
+        folder.checkpoints,
+        folder.best_checkpoint.stem,
+        monitor=f"dev/{metric}",
+        mode=mode,
+        save_weights_only=True,
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+    )
+    if own.patience is None:
+        return [best, last]
+    return [best, EarlyStopping(f"dev/{metric}", mode=mode, patience=own.patience), last]

@@ -1,0 +1,182 @@
+"""The folder of a run: its name, what it holds, and whether its work is done already."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from longspan.config import Config
+from longspan.errors import UserError
+from longspan.typed import from_dict, to_dict
+
+# fields that do not change what a run computes, so that they neither name nor distinguish it
+INCIDENTAL = (
+    "runs_dir",
+    "name",
+    "experiment",
+    "overwrite",
+    "logger",
+    "data.num_proc",
+    "data.num_workers",
+    "data.cache_dir",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "trainer.log_every_n_steps",
+    "trainer.profiler",
+)
+
+
+def run_name(overrides: Iterable[str]) -> str:
+    """A run's name from its command line: `model.window=64 seed=1` gives `window=64,seed=1`.
+
+    The same overrides give the same name, so that a command finds its own earlier work.
+    """
+    parts = []
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if not key.startswith(INCIDENTAL):
+            parts.append(f"{key.rsplit('.', 1)[-1]}={value}")
+    name = re.sub(r"[^\w.,=+@-]+", "_", ",".join(parts)) or "default"
+    if len(name.encode()) <= 200:
+        return name
+    start = name.encode()[:150].decode(errors="ignore")  # file systems count bytes
+    return f"{start}-{sha256(name.encode()).hexdigest()[:12]}"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def report_file(self) -> Path:
+        return self.path / "report.json"
+
+    @property
+    def is_finished(self) -> bool:
+        """The report is written last."""
+        return self.report_file.is_file()
+
+    def read_report(self) -> dict[str, Any]:
+        return json.loads(self.report_file.read_text(encoding="utf-8"))
+
+    def read_config(self) -> Config:
+        """The config of the run.
+
+        Raises:
+            UserError: no run lies here.
+        """
+        try:
+            data = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise UserError(f"run={self.path} holds no run ({error}); give a run folder") from error
+        return from_dict(Config, data)
+
+    def check_free(self, config: Config) -> None:
+        """Whether `config` may run here: nothing here, or the same run, begun or finished.
+
+        Raises:
+            UserError: the folder belongs to a run with another config.
+        """
+        if not self.config_file.exists() or config.overwrite:
+            return
+        differences = differing_fields(self.read_config(), config)
+        if differences:
+            state = "a finished" if self.is_finished else "an unfinished"
+            raise UserError(
+                f"{self.path} holds {state} run with another config ({'; '.join(differences)}); "
+                "set name=… for a new folder, or overwrite=true to redo it here"
+            )
+
+    def prepare(self, config: Config) -> None:
+        """Make the folder and write the config; empty it first where it is to be overwritten."""
+        if config.overwrite and self.path.exists():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.config_file.exists():
+            write_text(self.config_file, yaml.safe_dump(to_dict(config), sort_keys=False))
+
+    def write_report(self, report: dict[str, Any]) -> None:
+        write_text(self.report_file, json.dumps(report, indent=2) + "\n")
+
+    def write_predictions(self, name: str, predictions: Iterable[Any]) -> Path:
+        """One JSON object a line."""
+        file = self.predictions / f"{name}.jsonl"
+        file.parent.mkdir(exist_ok=True)
+        lines = (json.dumps(p.to_dict(), ensure_ascii=False) + "\n" for p in predictions)
+        write_text(file, "".join(lines))
+        return file
+
+
+def folder_of(config: Config) -> RunFolder:
+    """Where a run lies."""
+    return RunFolder(Path(config.runs_dir) / config.experiment / config.name)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write aside, sync, rename: a reader or a kill never sees half a file."""
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with aside.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def differing_fields(old: Config, new: Config) -> list[str]:
+    """`field: old → new` for every field that changes what a run computes."""
+    before, after = _flat(to_dict(old)), _flat(to_dict(new))
+    return [
+        f"{field}: {before.get(field)} → {after.get(field)}"
+        for field in sorted(before.keys() | after.keys())
+        if before.get(field) != after.get(field) and not field.startswith(INCIDENTAL)
+    ]
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
