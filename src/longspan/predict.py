@@ -1,0 +1,181 @@
+"""A trained model on documents of any length: labels, numbers, or answers with their place.
+
+    model = longspan.load("runs/default/…")
+    model.predict("The text of a document …")
+    model.predict("The text of a contract …", question="Which law governs it?")
+
+No padding, no training data and no Lightning are involved.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from longspan.batch import Feature, pack
+from longspan.checkpoint import read_model
+from longspan.config import Config, MaskedLMConfig, QAConfig
+from longspan.document import RawDocument
+from longspan.encoding import DocumentEncoder
+from longspan.errors import UserError
+from longspan.known_tasks import known_task
+from longspan.model.encoder import Encoder
+from longspan.pretrained.tokenizer import document_encoder, load_tokenizer
+from longspan.tasks.classification import Classification
+from longspan.tasks.qa import QuestionAnswering
+
+DOCUMENTS_AT_ONCE = 16  # that are held in memory together
+SNIPPET = 80  # characters of the document on each side of an answer
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Model, task and tokenizer of one model folder.
+
+    Attributes:
+        config: of the run that trained it.
+        task: with its labels.
+        documents: text to tokens.
+        encoder, head: in evaluation mode.
+    """
+
+    config: Config
+    task: Classification | QuestionAnswering
+    documents: DocumentEncoder
+    encoder: Encoder
+    head: nn.Module
+
+    def predict(
+        self, text: str, question: str | None = None, pair: str | None = None, id: str = "0"
+    ) -> dict[str, Any]:
+        """What the model says about one document.
+
+        Args:
+            text: the document, however long: questions are answered from all of it, in slices;
+                other tasks read the part that training read (`data.max_length`, `data.truncate`).
+            question: where the model answers questions.
+            pair: the second text, where the model was trained with one.
+            id: names the document in the result.
+
+        Returns:
+            classification: `id`, `predicted`, `probabilities` by label, `length` and `tokens_cut`.
+            question answering: `id`, `question`, `answer` ("" = none), its characters `start` and
+                `end` in the text, `probability`, and a `snippet` around it.
+
+        Raises:
+            UserError: a ValueError; an empty question or document, a question for a model that
+                answers none or none for one that does.
+        """
+        (row,) = self.predict_all([{"id": id, "text": text, "question": question, "pair": pair}])
+        return row
+
+    def predict_all(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Predictions of rows of `text`, and `question` or `pair`, and maybe `id`, in their order.
+
+        Rows are read as predictions are asked for.
+        """
+        numbered = enumerate(rows)
+        while chunk := list(islice(numbered, DOCUMENTS_AT_ONCE)):
+            yield from self._predict([self._document(number, row) for number, row in chunk])
+
+    def _document(self, number: int, row: dict[str, Any]) -> RawDocument:
+        name = str(number if row.get("id") is None else row["id"])
+        text, question, pair = row.get("text"), row.get("question"), row.get("pair")
+        if not isinstance(text, str):
+            raise UserError(f"document {name} has no text; give one")
+        answers = isinstance(self.config.task, QAConfig)
+        if answers and not isinstance(question, str):
+            raise UserError(f"document {name} has no question; this model answers questions")
+        if question is not None and not answers:
+            raise UserError(
+                f"document {name} has a question, but this model's task is {self.config.task.name}"
+            )
+        needs_pair = self.config.data.text_pair_column is not None
+        if needs_pair != (pair is not None) and not answers:
+            raise UserError(
+                f"document {name}: this model was trained {'with' if needs_pair else 'without'} a "
+                f"second text; {'give pair' if needs_pair else 'drop pair'}"
+            )
+        return RawDocument(id=name, text=text, pair=question or pair)
+
+    @torch.inference_mode()
+    def _predict(self, documents: Sequence[RawDocument]) -> Iterator[dict[str, Any]]:
+        # names that are given twice are told apart by the row
+        unique = [replace(d, id=f"{d.id} (row {row})") for row, d in enumerate(documents)]
+        encoded = self.task.encode(unique, self.documents)
+        pieces = []
+        device = next(self.encoder.parameters()).device
+        features = [feature for slices in encoded for feature in slices]
+        for features_of_batch in within_budget(features, self.config.data.tokens_per_batch):
+            batch = pack(features_of_batch).to(device)
+            pieces += self.task.decode(self.head(self.encoder(batch), batch), batch)
+        predictions = {prediction.id: prediction for prediction in self.task.merge(pieces)}
+        for document, named in zip(documents, unique, strict=True):
+            yield told(predictions[named.id], document)
+
+
+def load_predictor(folder: str | PathLike[str]) -> Predictor:
+    """The model of a run folder or a model folder, on the GPU where there is one.
+
+    Raises:
+        UserError: no model there, a damaged one, or one that predicts nothing.
+    """
+    place = Path(folder)
+    place = place / "model" if (place / "model").is_dir() else place
+    config, labels, state = read_model(place)
+    if isinstance(config.task, MaskedLMConfig):
+        raise UserError(
+            f"{folder} is a masked language model, which predicts nothing; fine-tune it"
+        )
+    tokenizer = load_tokenizer(str(place))
+    task = known_task(config, labels, None, tokenizer)
+    assert isinstance(task, Classification | QuestionAnswering)
+    encoder = Encoder(config.model)
+    model = nn.ModuleDict(
+        {"encoder": encoder, "head": task.head(config.model, encoder.token_embedding)}
+    )
+    model.load_state_dict(state)
+    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return Predictor(config, task, document_encoder(config, tokenizer), encoder, model["head"])
+
+
+def within_budget(features: Sequence[Feature], budget: int) -> Iterator[list[Feature]]:
+    """Consecutive features, as many as fit into `budget` tokens; a longer one goes alone."""
+    batch: list[Feature] = []
+    tokens = 0
+    for feature in features:
+        if batch and tokens + len(feature.input_ids) > budget:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(feature)
+        tokens += len(feature.input_ids)
+    if batch:
+        yield batch
+
+
+def told(prediction: Any, document: RawDocument) -> dict[str, Any]:
+    """A prediction as a user reads it."""
+    if hasattr(prediction, "probabilities"):
+        return {
+            "id": document.id,
+            "predicted": prediction.predicted,
+            "probabilities": prediction.probabilities,
+            "length": prediction.length,
+            "tokens_cut": prediction.tokens_cut,
+        }
+    start, end = prediction.start, prediction.end
+    around = "" if start is None else document.text[max(0, start - SNIPPET) : end + SNIPPET]
+    return {
+        "id": document.id,
+        "question": document.pair,
+        "answer": prediction.predicted,
+        "start": start,
+        "end": end,
+        "probability": prediction.probability,
+        "snippet": " ".join(around.split()),
+    }

@@ -1,0 +1,73 @@
+"""Texts and rows in, JSON lines out: the files of `longspan predict`."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from longspan.errors import UserError
+
+
+def read_text(file: Path) -> str:
+    """A document.
+
+    Raises:
+        UserError: no such file, or not UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8; convert it, e.g. with iconv -f latin1") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); give a text file") from error
+
+
+def read_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a jsonl file, one by one.
+
+    Raises:
+        UserError: no such file, or a line that is no object.
+    """
+    try:
+        lines = file.open(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); give a jsonl file") from error
+    with lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{file} line {number} is no JSON ({error}); mend it") from error
+            if not isinstance(row, dict):
+                raise UserError(f"{file} line {number} is no object with a text; mend it")
+            yield row
+
+
+def write_rows(rows: Iterable[dict[str, Any]], output: Path | None) -> int:
+    """Write rows as JSON lines, with a progress bar on stderr; print them without an output.
+
+    What is written stands under `<output>.part` until all of it is there.
+
+    Returns:
+        how many.
+    """
+    count = 0
+    if output is None:
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False), flush=True)
+            count += 1
+        return count
+    part = output.with_name(f"{output.name}.part")
+    console = Console(stderr=True)
+    with part.open("w", encoding="utf-8") as stream:
+        for row in track(rows, "documents", console=console, disable=not console.is_terminal):
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            stream.flush()
+            count += 1
+    part.replace(output)
+    return count
