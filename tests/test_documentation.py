@@ -1,0 +1,119 @@
+"""Every command in README and docs runs, shortened to a training that takes seconds."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMAND = re.compile(
+    r"^    ((?:python|make|source|pip|git|longspan) ?.*?)(?:\s+#.*)?$", re.MULTILINE
+)
+QUICK_TRAINING = (
+    "logger=none trainer.enable_progress_bar=false trainer.max_epochs=1 "
+    "trainer.limit_train_batches=1 trainer.limit_val_batches=1 trainer.limit_test_batches=1 "
+    "model.hidden_size=16 data.max_length=128 data.tokens_per_batch=1024"
+).split()
+# commands that another test runs, or that are this very test suite
+ELSEWHERE = {
+    "make test": "this is it",
+    "source .venv/bin/activate": "done by running the same interpreter",
+    "python train.py experiment=minilm_long_era": "tests/test_commands.py, both parts shortened",
+    "python benchmarks/quality.py": "tests/benchmarks/test_quality.py",
+    "python benchmarks/read_far.py": "tests/benchmarks/test_read_far.py",
+}
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, command) in the order that a reader meets them."""
+    return [(page.name, found) for page in PAGES for found in COMMAND.findall(page.read_text())]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout's working folder with a reader's own files in it."""
+    place = tmp_path_factory.mktemp("reader")
+    for name in ("train.py", "eval.py", "conf", "Makefile", "pyproject.toml", "constraints.txt"):
+        (place / name).symlink_to(ROOT / name)
+    (place / ".venv").symlink_to(Path(sys.prefix))
+    for split, rows in (("train", 24), ("test", 8)):
+        lines = [
+            {"text": f"{'good' if i % 2 else 'bad'} film " * 9, "label": i % 2} for i in range(rows)
+        ]
+        file = place / f"{split}.jsonl"
+        file.write_text("".join(json.dumps(line | {"text": f"{line['text']} {split} {i}"}) + "\n"
+                                for i, line in enumerate(lines)))  # fmt: skip
+    write_questions(place)
+    shutil.copy(place / "test.jsonl", place / "more.jsonl")
+    (place / "more.csv").write_text(
+        "text,era\nFellow citizens of the Senate,before 1861\nMy fellow Americans,from 1961\n"
+    )
+    return place
+
+
+def write_questions(place: Path) -> None:
+    """The same questions as SQuAD's json and as a table."""
+    rows = [
+        {
+            "id": str(i),
+            "question": f"What is film {i}?",
+            "context": f"This is film {i}. It is good.",
+            "answers": [{"text": "good", "answer_start": len(f"This is film {i}. It is ")}],
+        }
+        for i in range(24)
+    ]
+    (place / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    paragraphs = [{"context": row.pop("context"), "qas": [row]} for row in rows]
+    squad = {"data": [{"title": "films", "paragraphs": paragraphs}]}
+    (place / "squad.json").write_text(json.dumps(squad))
+
+
+def test_pages_hold_commands_in_the_form_that_is_tested() -> None:
+    assert len(commands()) >= 12
+    for page in PAGES:  # no fenced blocks that this test would not see
+        assert "```" not in page.read_text(), f"{page.name}: indent commands by four spaces"
+
+
+def test_every_command_runs(place: Path) -> None:
+    for page, command in commands():
+        if command in ELSEWHERE:
+            continue
+        result = run(place, command)
+        assert result.returncode == 0, f"{page}: {command}\n{result.stderr[-2000:]}"
+
+
+def run(place: Path, command: str) -> subprocess.CompletedProcess[str]:
+    """Run one command as written, with overrides behind it that make a training short."""
+    words = shlex.split(command)
+    if words[0] == "make":
+        # -o: the environment that runs the tests is the one that make would install
+        words += ["-o", ".venv/.installed", "ARGS=" + " ".join(QUICK_TRAINING)]
+    if words[0] == "longspan":
+        words[0] = str(Path(sys.executable).with_name("longspan"))
+    if words[0] == "python":
+        words[0] = sys.executable
+        if words[1] == "train.py" and "--help" not in words:
+            words += shortened(words)
+    return subprocess.run(
+        words, cwd=place, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def shortened(words: list[str]) -> list[str]:
+    """`QUICK_TRAINING` without what the command sets itself, and the name it would have alone."""
+    from longspan.training.run_folder import run_name
+
+    given = {word.partition("=")[0] for word in words}
+    if "model.pretrained" in given:
+        given.add("model.hidden_size")  # it has its own
+    extra = [word for word in QUICK_TRAINING if word.partition("=")[0] not in given]
+    group = ("experiment=",)
+    implied = ["model=pretrained"] * ("model.pretrained" in given and "model" not in given)
+    own = implied + [word for word in words[2:] if not word.startswith(group)]
+    return [*extra, f"name='{run_name(own)}'"]
