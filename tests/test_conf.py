@@ -120,6 +120,12 @@ def test_every_experiment_composes_and_converts(experiment):
     assert config.experiment == experiment  # its runs go to a folder of its own
 
 
+@pytest.mark.parametrize("experiment", ["debug_one_step", "debug_overfit"])
+def test_a_debugging_preset_tracks_nothing_unless_told_to(experiment):
+    assert config_of(f"experiment={experiment}").logger.kind == "none"
+    assert config_of(f"experiment={experiment}", "logger=wandb").logger.kind == "wandb"
+
+
 @pytest.mark.parametrize(("group", "option"), BASES.items())
 def test_the_base_option_of_a_group_says_what_the_dataclass_says(group, option):
     said = yaml.safe_load((CONF / group / f"{option}.yaml").read_text(encoding="utf-8"))

@@ -50,6 +50,8 @@ def test_the_defaults_are_a_valid_run():
             ["data.tokens_per_batch=4095", "data.max_length=4096", "raise it or lower"],
         ),
         ({"data": {"dev_fraction": 1.0}}, ["data.dev_fraction=1.0", "[0, 1)"]),
+        ({"data": {"text_column": []}}, ["data.text_column names no column"]),
+        ({"data": {"text_column": ""}}, ["data.text_column names no column"]),
         ({"data": {"test_fraction": -0.5}}, ["data.test_fraction=-0.5", "[0, 1)"]),
         ({"data": {"splits": {"valid": "x"}}}, ["data.splits.valid", "train, dev, test"]),
         ({"data": {"files": {"eval": "x.csv"}}}, ["data.files.eval", "train, dev, test"]),

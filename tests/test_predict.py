@@ -162,11 +162,15 @@ def test_the_command_reads_a_document_or_rows(classifier, answering, tmp_path):
 def test_a_wrong_command_is_answered_in_one_line(classifier, tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"text": "a"}\nno json\n')
+    latin = tmp_path / "latin.jsonl"
+    latin.write_bytes('{"text": "a"}\n{"text": "é"}\n'.encode("latin-1"))
     for arguments, said in (
         ([], "predict needs either --document file.txt or --rows file.jsonl"),
         (["--rows", rows, "--question", "why?"], "--question goes with --document"),
         (["--document", tmp_path / "none.txt"], "none.txt cannot be read (No such file"),
         (["--rows", rows, "--output", tmp_path / "out.jsonl"], "rows.jsonl line 2 is no JSON"),
+        (["--rows", latin, "--output", tmp_path / "out.jsonl"], "line 2 is not UTF-8; convert it"),
+        (["--rows", rows, "--output", tmp_path / "no" / "x"], "no/x cannot be written (No such f"),
     ):
         done = command(classifier[0].path, *arguments)
         assert (done.returncode, done.stdout) == (1, ""), done.stderr

@@ -1,5 +1,6 @@
 """`longspan <command>`: everything that is not train or eval."""
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,6 @@ from longspan.errors import UserError
 
 app = typer.Typer(
     help="Longspan: hybrid encoders on long documents.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -70,7 +70,15 @@ def predict(
         typer.echo(f"{output}: {count} predictions")
 
 
-def main() -> None:
+def main() -> int | None:
+    """Run a command; what the command line gets wrong ends in one line and code 1, as in train.py."""
     set_up_logging()
     with user_errors():
-        app()
+        try:
+            return app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        except Exception as error:
+            # click's usage errors, or those of the copy that newer releases of typer carry
+            if not hasattr(error, "format_message"):
+                raise
+            message = error.format_message().rstrip(".")
+            raise UserError(f"{message}; see longspan --help") from error

@@ -29,10 +29,10 @@ def read_rows(file: Path) -> Iterator[dict[str, Any]]:
     """The objects of a jsonl file, one by one.
 
     Raises:
-        UserError: no such file, or a line that is no object.
+        UserError: no such file, not UTF-8, or a line that is no object.
     """
     try:
-        lines = file.open(encoding="utf-8")
+        lines = file.open("rb")
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}); give a jsonl file") from error
     with lines:
@@ -41,6 +41,10 @@ def read_rows(file: Path) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{file} line {number} is not UTF-8; convert it, e.g. with iconv -f latin1"
+                ) from error
             except ValueError as error:
                 raise UserError(f"{file} line {number} is no JSON ({error}); mend it") from error
             if not isinstance(row, dict):
@@ -55,6 +59,9 @@ def write_rows(rows: Iterable[dict[str, Any]], output: Path | None) -> int:
 
     Returns:
         how many.
+
+    Raises:
+        UserError: a place where nothing can be written.
     """
     count = 0
     if output is None:
@@ -64,7 +71,14 @@ def write_rows(rows: Iterable[dict[str, Any]], output: Path | None) -> int:
         return count
     part = output.with_name(f"{output.name}.part")
     console = Console(stderr=True)
-    with part.open("w", encoding="utf-8") as stream:
+    try:
+        stream = part.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"--output {output} cannot be written ({error.strerror}); name a file in a folder "
+            "that exists"
+        ) from error
+    with stream:
         for row in track(rows, "documents", console=console, disable=not console.is_terminal):
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
             stream.flush()

@@ -126,3 +126,5 @@ def test_a_folder_that_is_taken_stays_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not empty"):
         export_to_hf(tmp_path / "model", tmp_path / "hf")
     assert (tmp_path / "hf" / "mine").read_text() == "precious"
+    with pytest.raises(UserError, match=r"hf/mine/new cannot be written"):
+        export_to_hf(tmp_path / "model", tmp_path / "hf" / "mine" / "new")

@@ -145,6 +145,18 @@ def test_a_family_that_is_not_supported_is_named_with_those_that_are(bert: Path)
     change(bert, model_type="gpt2")
     with pytest.raises(UserError, match=r"gpt2.*not supported.*bert.*longformer.*modernbert"):
         encoder_of(bert)
+    # a family of the folder's own code, which is neither run nor asked for
+    change(bert, model_type="theirs", auto_map={"AutoConfig": "code.Config"})
+    (bert / "code.py").write_text("raise SystemExit('this was run')")
+    with pytest.raises(UserError, match=r"theirs.*not supported.*bert.*longformer.*modernbert"):
+        encoder_of(bert)
+
+
+def test_a_config_that_is_no_json_object_is_named(bert: Path) -> None:
+    for content in ("{nope", "[]"):
+        (bert / "config.json").write_text(content)
+        with pytest.raises(UserError, match=r"config\.json cannot be read"):
+            encoder_of(bert)
 
 
 @pytest.mark.parametrize(("field", "value"), [("hidden_act", "relu"), ("is_decoder", True)])
@@ -164,6 +176,18 @@ def test_missing_and_unexpected_weights_are_named(bert: Path) -> None:
     save_file(weights | {"encoder.layer.9.new": torch.zeros(2)}, file)
     with pytest.raises(UserError, match=r"1 weights that a bert.*encoder\.layer\.9\.new"):
         encoder_of(bert)
+
+
+def test_weights_of_another_shape_are_named(bert: Path) -> None:
+    change(bert, intermediate_size=48)
+    with pytest.raises(UserError, match="has 15 weights of another shape") as caught:
+        encoder_of(bert)
+    assert "encoder.layer.4.output.dense.weight: (16, 24), not (16, 48)" in str(caught.value)
+
+
+def test_a_folder_without_a_vocabulary_has_no_tokenizer(bert: Path) -> None:
+    with pytest.raises(UserError, match=f"data.tokenizer={bert} has no vocabulary"):
+        load_tokenizer(str(bert))
 
 
 def test_damaged_weights(bert: Path) -> None:

@@ -18,8 +18,10 @@ from transformers import (
 )
 
 from longspan.batch import Feature, PackedBatch, pack
-from longspan.config import ClassificationConfig, MaskedLMConfig, ModelConfig, QAConfig
+from longspan.checkpoint import save_model
+from longspan.config import ClassificationConfig, Config, MaskedLMConfig, ModelConfig, QAConfig
 from longspan.model.encoder import Encoder
+from longspan.pretrained.export import export_to_hf
 from longspan.pretrained.family import expand, gather_weights
 from longspan.pretrained.load import (
     FAMILIES,
@@ -29,6 +31,7 @@ from longspan.pretrained.load import (
     load_encoder,
     load_head,
 )
+from longspan.pretrained.tokenizer import load_tokenizer
 from longspan.tasks.classification import Classification
 from longspan.tasks.masked_lm import MaskedLM, Vocabulary
 from longspan.tasks.qa import span_head
@@ -59,6 +62,20 @@ CONFIGS = {
         dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0,
     ),
 }  # fmt: skip
+HEADS = {
+    "classification": "ForSequenceClassification",
+    "qa": "ForQuestionAnswering",
+    "mlm": "ForMaskedLM",
+}
+# BERT has what RoBERTa has; DistilBERT's classification head alone is no other family's
+COMES_BACK_AS = {
+    "bert": "Bert",
+    "roberta": "Bert",
+    "xlm-roberta": "Bert",
+    "longformer": "Longformer",
+    "modernbert": "ModernBert",
+    "distilbert": "Bert",
+}
 GLOBALS = {"none": (), "one": (0,), "many": (0, 3, 9, 30)}
 
 
@@ -157,11 +174,15 @@ def test_hidden_states_gradients_and_logits(family: str, policy: str, tmp_path: 
         assert (logits - theirs(**arguments).logits).abs().max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", CONFIGS)
-def test_span_logits(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "policy"),
+    [(name, "none") for name in CONFIGS if name != "longformer"]
+    + [("longformer", policy) for policy in GLOBALS],
+)
+def test_span_logits(family: str, policy: str, tmp_path: Path) -> None:
     theirs = saved_model(family, tmp_path, "AutoModelForQuestionAnswering", num_labels=2)
     encoder, head = loaded(tmp_path, "qa")
-    batch, arguments, mask = with_globals(family)
+    batch, arguments, mask = with_globals(family, policy)
     with torch.no_grad():
         logits = head(encoder(batch), batch)  # (T, 2)
         expected = theirs(**arguments)
@@ -183,9 +204,12 @@ def test_masked_lm_logits(family: str, tmp_path: Path) -> None:
     assert (logits - expected).abs().max() <= TOLERANCE
 
 
-def with_globals(family: str) -> tuple[PackedBatch, dict[str, torch.Tensor], torch.Tensor]:
-    """A batch, with global tokens where the family has them, as ours and as theirs."""
-    batch = pack(documents(GLOBALS["many" if family == "longformer" else "none"]))
+def with_globals(
+    family: str, policy: str | None = None
+) -> tuple[PackedBatch, dict[str, torch.Tensor], torch.Tensor]:
+    """A batch as ours and as theirs; by default with global tokens where the family has them."""
+    policy = policy or ("many" if family == "longformer" else "none")
+    batch = pack(documents(GLOBALS[policy]))
     arguments = padded(batch, family)
     return batch, arguments, arguments["attention_mask"].bool()
 
@@ -233,3 +257,48 @@ def test_modernbert_keeps_its_full_layers_when_the_window_changes(tmp_path: Path
     model = complete_model({"pretrained": str(tmp_path), "window": 2})
     assert model["window"] == (None, 2, None)
     assert model["rope_theta"] == (160_000.0, 10_000.0, 160_000.0)
+
+
+@pytest.mark.parametrize("task", HEADS)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_model_comes_back_as_it_was(family: str, task: str, tmp_path: Path) -> None:
+    auto = f"AutoModel{HEADS[task]}"
+    labels = {"num_labels": 2} if task == "qa" else {}
+    before = saved_model(family, tmp_path / "theirs", auto, **labels)
+    encoder, head = loaded(tmp_path / "theirs", task)
+    fields = complete_config(
+        {
+            "model": {"pretrained": str(tmp_path / "theirs")},
+            "task": {"name": task},
+            "data": {"max_length": 48, "tokenizer": "embedded:sotu"},
+            "globals": {"cls": family == "longformer"},
+        }
+    )
+    state = torch.nn.ModuleDict({"encoder": encoder, "head": head}).state_dict()
+    names = ["a", "b", "c"] if task == "classification" else []
+    tokenizer = load_tokenizer("embedded:sotu")
+    save_model(tmp_path / "ours", state, from_dict(Config, fields), names, tokenizer)
+
+    architecture = export_to_hf(tmp_path / "ours", tmp_path / "back")
+    own_head = (family, task) == ("distilbert", "classification")
+    assert architecture == ("DistilBert" if own_head else COMES_BACK_AS[family]) + HEADS[task]
+    after, told = getattr(transformers, auto).from_pretrained(
+        tmp_path / "back", output_loading_info=True
+    )
+    assert not any(told.values())
+    assert logits(after.eval(), family, task).shape[-1] > 1
+    torch.testing.assert_close(
+        logits(after, family, task), logits(before, family, task), atol=1e-6, rtol=0
+    )
+
+
+def logits(model: torch.nn.Module, family: str, task: str) -> torch.Tensor:
+    """Of the documents' own tokens, or of the documents."""
+    _, arguments, mask = with_globals(family)
+    if family == "longformer" and task == "classification":
+        arguments["global_attention_mask"][:, 0] = 1  # as their head does by itself
+    with torch.no_grad():
+        out = model(**arguments)
+    if task == "qa":
+        return torch.stack([out.start_logits, out.end_logits], dim=-1)[mask]
+    return out.logits if task == "classification" else out.logits[mask]

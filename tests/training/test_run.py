@@ -1,10 +1,11 @@
 """A run from config to run folder, in this process; `test_commands.py` has fresh ones."""
 
 import logging
+import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from longspan.config import EvalConfig
 from longspan.errors import UserError
@@ -245,6 +246,21 @@ def test_what_the_user_can_mend_is_said_before_anything_is_written(run, tmp_path
         run(**changes)
     assert said in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_pretrained_weights_are_said_before_anything_is_written(run, tmp_path):
+    first, folder = run()
+    broken = tmp_path / "broken"
+    shutil.copytree(folder.model, broken)
+    weights = load_file(broken / "model.safetensors")
+    del weights["encoder.layers.1.mlp.up.weight"]
+    save_file(weights, broken / "model.safetensors")
+    with pytest.raises(UserError, match=r"lacks 1 weights.*layers\.1\.mlp\.up\.weight"):
+        run(**{"model.pretrained": str(broken), "name": "other"})
+    assert not (tmp_path / folder.path.parent.name / "other").exists()
+    with pytest.raises(UserError, match="lacks 1 weights"):
+        run(**{"model.pretrained": str(broken), "overwrite": True})
+    assert folder.read_report() == first  # a finished run is not emptied for one that cannot start
 
 
 def test_a_monitor_that_does_not_exist_is_said_after_the_first_epoch(run):

@@ -116,6 +116,13 @@ def test_overwriting_empties_the_folder(folder):
     assert [path.name for path in folder.path.iterdir()] == ["config.yaml"]
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    folder = RunFolder(tmp_path / "file" / "run")
+    with pytest.raises(UserError, match=r"runs_dir=runs: .*file/run cannot be made \(Not a dir"):
+        folder.prepare(CONFIG)
+
+
 @pytest.mark.parametrize("content", [None, "model: [", "- a list"])
 def test_a_folder_without_a_config_holds_no_run(folder, content):
     folder.path.mkdir(parents=True)

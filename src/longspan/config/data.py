@@ -83,6 +83,8 @@ class DataConfig:
                 f"data.tokens_per_batch={self.tokens_per_batch} cannot hold one document of "
                 f"data.max_length={self.max_length} tokens; raise it or lower data.max_length"
             )
+        if not self.text_column:
+            raise UserError("data.text_column names no column; give one, or several as [a,b]")
         at_least(0, "data.stride", self.stride)
         if self.stride >= self.max_length:
             raise UserError(

@@ -124,3 +124,5 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if not self.run:
             raise UserError("run is missing; give the folder of a run: run=runs/…")
+        if self.output is not None and ("/" in self.output or not self.output):
+            raise UserError(f"output={self.output!r} names a file in predictions/; drop the slash")

@@ -94,8 +94,14 @@ def _check_free(destination: Path) -> None:
 @contextmanager
 def _written_aside(destination: Path) -> Iterator[Path]:
     """A folder that takes the destination's place when all is written, and vanishes otherwise."""
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+    except OSError as error:
+        raise UserError(
+            f"--output {destination} cannot be written ({error.strerror}); name a folder that you "
+            "may write to"
+        ) from error
     try:
         yield aside
         aside.chmod(0o755)

@@ -1,6 +1,7 @@
 """Where a pretrained model lies, and what is in its folder: config and safetensors, nothing else."""
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,21 @@ def read_config(folder: Path) -> Any:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"model.pretrained: {folder}/config.json cannot be read ({reason})"
+        ) from error
+
+
+def read_model_type(folder: Path) -> str | None:
+    """What config.json calls its family; None where it does not say, as early ones.
+
+    Raises:
+        UserError: no JSON object there.
+    """
+    file = folder / "config.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"model.pretrained: {file} cannot be read ({error}); fetch it anew"
         ) from error
 
 

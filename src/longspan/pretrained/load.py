@@ -12,7 +12,12 @@ from longspan.errors import UserError
 from longspan.model.encoder import Encoder
 from longspan.pretrained import bert, distilbert, longformer, modernbert, own, roberta
 from longspan.pretrained.family import Family, expand, gather_weights
-from longspan.pretrained.folder import pretrained_folder, read_config, read_weights
+from longspan.pretrained.folder import (
+    pretrained_folder,
+    read_config,
+    read_model_type,
+    read_weights,
+)
 
 FAMILIES = {
     family.model_type: family
@@ -37,7 +42,8 @@ def family_of(folder: Path) -> Family:
     Raises:
         UserError: a family that is not supported, with those that are.
     """
-    model_type = read_config(folder).model_type
+    # before `transformers` reads it, which knows neither families of other people's code nor ours
+    model_type = read_model_type(folder) or read_config(folder).model_type
     if model_type not in FAMILIES:
         raise UserError(
             f"model.pretrained: {folder} is a {model_type} model, which is not supported; "
@@ -177,6 +183,7 @@ def load_encoder(encoder: Encoder) -> None:
         assert config.max_positions is not None
         found["position_embedding.weight"] = extend_by_copying(table, config.max_positions)
     found |= {name: found[name.replace(".global_qkv.", ".qkv.")] for name in copied}
+    _check_shapes(folder, wanted, found, encoder)
     encoder.load_state_dict(found)
     _log_changes(config, architecture, kept, folder)
 
@@ -225,6 +232,25 @@ def _check_missing(folder: Path, missing: list[str], unmapped: set[str]) -> None
         raise UserError(
             f"model.pretrained: {folder} lacks {len(missing)} weights of the encoder "
             f"({', '.join(missing)}); fetch it anew, nothing is filled in at random"
+        )
+
+
+def _check_shapes(
+    folder: Path,
+    wanted: Mapping[str, tuple[str, ...]],
+    found: Mapping[str, Tensor],
+    encoder: Encoder,
+) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
+    others = [
+        f"{' + '.join(parts)}: {tuple(found[name].shape)}, not {shapes[name]}"
+        for name, parts in wanted.items()
+        if tuple(found[name].shape) != shapes[name]
+    ]
+    if others:
+        raise UserError(
+            f"model.pretrained: {folder} has {len(others)} weights of another shape than its "
+            f"config.json says ({'; '.join(others)}); is config.json of this model?"
         )
 
 

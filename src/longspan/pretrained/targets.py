@@ -4,7 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import BertConfig, LongformerConfig, ModernBertConfig, PreTrainedConfig
+from transformers import (
+    BertConfig,
+    DistilBertConfig,
+    LongformerConfig,
+    ModernBertConfig,
+    PreTrainedConfig,
+)
 
 from longspan.config import (
     ClassificationConfig,
@@ -15,7 +21,7 @@ from longspan.config import (
     TaskConfig,
 )
 from longspan.errors import UserError
-from longspan.pretrained import bert, longformer, modernbert
+from longspan.pretrained import bert, distilbert, longformer, modernbert
 from longspan.pretrained.family import Family
 
 CLASS_SUFFIXES = {
@@ -65,13 +71,13 @@ def _missing(model: ModelConfig, **needed: Any) -> list[str]:
             if getattr(model, name) != value]  # fmt: skip
 
 
-def _bert_shape(config: Config) -> list[str]:
+def _bert_shape(config: Config, activation: str = "tanh") -> list[str]:
     model = config.model
     obstacles = _missing(
         model, positions="learned", norm="layernorm", norm_position="post", embedding_norm=True,
         first_norm=True, mlp="gelu", attention_bias=True, mlp_bias=True, norm_bias=True,
     )  # fmt: skip
-    return obstacles + _heads(config, pooling="cls", activation="tanh", norm=False)
+    return obstacles + _heads(config, pooling="cls", activation=activation, norm=False)
 
 
 def _heads(config: Config, pooling: str | None, activation: str, norm: bool) -> list[str]:
@@ -116,14 +122,20 @@ def _bias_obstacle(head_bias: bool | None, needed: bool) -> list[str]:
     return [] if (head_bias is not False) == needed else [f"task.head_bias={head_bias}"]
 
 
-def _bert_obstacles(config: Config) -> list[str]:
+def _dense_obstacles(config: Config) -> list[str]:
+    obstacles = _missing(config.model, global_projections="shared")
     dense = all(window is None for window in config.model.windows)
-    separate = [] if config.model.global_projections == "shared" else _missing(
-        config.model, global_projections="shared"
-    )  # fmt: skip
-    return (
-        _bert_shape(config) + separate + ([] if dense else [f"model.window={config.model.window}"])
-    )
+    return obstacles + ([] if dense else [f"model.window={config.model.window}"])
+
+
+def _bert_obstacles(config: Config) -> list[str]:
+    return _bert_shape(config) + _dense_obstacles(config)
+
+
+def _distilbert_obstacles(config: Config) -> list[str]:
+    # norm_eps is a constant of their code
+    own = _missing(config.model, type_vocab_size=0, norm_eps=1e-12)
+    return _bert_shape(config, activation="relu") + _dense_obstacles(config) + own
 
 
 def _longformer_obstacles(config: Config) -> list[str]:
@@ -178,6 +190,25 @@ def _bert_config(config: Config) -> PreTrainedConfig:
     return BertConfig(**_bert_fields(config))
 
 
+def _distilbert_config(config: Config) -> PreTrainedConfig:
+    model, task = config.model, config.task
+    # the checker reads their annotations more strictly than they mean them
+    arguments: dict[str, Any] = {
+        "vocab_size": model.vocab_size,
+        "dim": model.hidden_size,
+        "n_layers": model.num_layers,
+        "n_heads": model.num_heads,
+        "hidden_dim": model.mlp_size,
+        "dropout": model.hidden_dropout,
+        "attention_dropout": model.attention_dropout,
+        "initializer_range": model.initializer_range,
+        "max_position_embeddings": model.max_positions,
+    }
+    if isinstance(task, ClassificationConfig):
+        arguments["seq_classif_dropout"] = task.head_dropout
+    return DistilBertConfig(**arguments)
+
+
 def _longformer_config(config: Config) -> PreTrainedConfig:
     return LongformerConfig(
         **_bert_fields(config),
@@ -224,4 +255,5 @@ TARGETS = (
     Target(bert.FAMILY, "Bert", _bert_obstacles, _bert_config),
     Target(longformer.FAMILY, "Longformer", _longformer_obstacles, _longformer_config),
     Target(modernbert.FAMILY, "ModernBert", _modernbert_obstacles, _modernbert_config),
+    Target(distilbert.FAMILY, "DistilBert", _distilbert_obstacles, _distilbert_config),
 )

@@ -19,7 +19,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         name: `embedded:<name>`, `package:<name>`, a folder, or a hub id.
 
     Raises:
-        UserError: nothing there, or a tokenizer without offsets.
+        UserError: nothing there, a tokenizer without offsets, or without a vocabulary.
     """
     source = name
     if name.startswith("embedded:"):
@@ -40,6 +40,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         raise UserError(
             f"data.tokenizer={name} is a slow tokenizer without character offsets; "
             "use one with a tokenizer.json"
+        )
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        # `transformers` makes an empty one where the folder has none: all would be [UNK]
+        raise UserError(
+            f"data.tokenizer={name} has no vocabulary; give a folder with a tokenizer.json"
         )
     # documents are cut by data.max_length; the tokenizer's own limit would only print warnings
     tokenizer.model_max_length = 10**9

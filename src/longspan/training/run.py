@@ -64,12 +64,27 @@ def train(config: Config) -> dict[str, Any]:
         raise UserError(
             f"checkpoint.patience={config.checkpoint.patience} needs a dev split; drop it"
         )
+    module = _new_module(prepared)
+    # from here on nothing is left that the user could have to mend: a folder is made, or emptied
     if rank_zero_only.rank == 0:
         folder.prepare(config)
-    return _train(prepared, folder, started)
+    return _train(prepared, module, folder, started)
 
 
-def _train(prepared: Prepared, folder: RunFolder, started: float) -> dict[str, Any]:
+def _new_module(prepared: Prepared) -> LongDocumentModule:
+    """Encoder and head, pretrained where the config says so; the schedule's length comes later."""
+    config = prepared.config
+    module = LongDocumentModule(config, prepared.task)
+    if config.model.pretrained is not None:
+        load_encoder(module.encoder)
+        load_head(module.head, config.task.name, config.model.pretrained)
+    adapt(module)
+    return module
+
+
+def _train(
+    prepared: Prepared, module: LongDocumentModule, folder: RunFolder, started: float
+) -> dict[str, Any]:
     config, task = prepared.config, prepared.task
     data = DocumentData(config, prepared.splits, task, prepared.stream)
     packing = data.report_packing()
@@ -89,11 +104,7 @@ def _train(prepared: Prepared, folder: RunFolder, started: float) -> dict[str, A
     if "dev" not in prepared.splits:
         arguments["limit_val_batches"] = 0
     trainer = build_trainer(config, **arguments)
-    module = LongDocumentModule(config, task, data.num_steps(trainer.world_size))
-    if config.model.pretrained is not None:
-        load_encoder(module.encoder)
-        load_head(module.head, config.task.name, config.model.pretrained)
-    adapt(module)
+    module.num_steps = data.num_steps(trainer.world_size)
     _fit(trainer, module, data, folder)
     facts = {
         "tokens_per_second": throughput.tokens_per_second,

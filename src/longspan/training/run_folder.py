@@ -125,10 +125,20 @@ class RunFolder:
             )
 
     def prepare(self, config: Config) -> None:
-        """Make the folder and write the config; empty it first where it is to be overwritten."""
+        """Make the folder and write the config; empty it first where it is to be overwritten.
+
+        Raises:
+            UserError: a place where no folder can be made.
+        """
         if config.overwrite and self.path.exists():
             shutil.rmtree(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"runs_dir={config.runs_dir}: {self.path} cannot be made ({error.strerror}); "
+                "name a folder that you may write to"
+            ) from error
         if not self.config_file.exists():
             write_text(self.config_file, yaml.safe_dump(to_dict(config), sort_keys=False))
 
