@@ -78,7 +78,7 @@ def main() -> int | None:
             return app(sys.argv[1:] or ["--help"], standalone_mode=False)
         except Exception as error:
             # click's usage errors, or those of the copy that newer releases of typer carry
-            if not hasattr(error, "format_message"):
+            format_message = getattr(error, "format_message", None)
+            if format_message is None:
                 raise
-            message = error.format_message().rstrip(".")
-            raise UserError(f"{message}; see longspan --help") from error
+            raise UserError(f"{format_message().rstrip('.')}; see longspan --help") from error
