@@ -24,11 +24,18 @@ def f1(predicted: str, gold: str) -> float:
     ours, theirs = normalize(predicted).split(), normalize(gold).split()
     if not ours or not theirs:
         return float(ours == theirs)
+    return harmonic_mean(*precision_recall(ours, theirs))
+
+
+def precision_recall(ours: Sequence[str], theirs: Sequence[str]) -> tuple[float, float]:
+    """Shares of our words and of theirs that both have, each as often as both have it."""
     same = sum((Counter(ours) & Counter(theirs)).values())
-    if not same:
-        return 0.0
-    precision, recall = same / len(ours), same / len(theirs)
-    return 2 * precision * recall / (precision + recall)
+    return (same / len(ours), same / len(theirs)) if same else (0.0, 0.0)
+
+
+def harmonic_mean(precision: float, recall: float) -> float:
+    """F1; 0 where both are."""
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
 def score(predicted: str, gold: Sequence[str]) -> tuple[float, float]:
