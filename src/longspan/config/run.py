@@ -7,7 +7,7 @@ from typing import Any, Literal
 from longspan.config.checks import at_least
 from longspan.config.data import DataConfig, GlobalsConfig
 from longspan.config.model import ModelConfig
-from longspan.config.tasks import ClassificationConfig, QAConfig, TaskConfig
+from longspan.config.tasks import AskingConfig, ClassificationConfig, MultiHopConfig, TaskConfig
 from longspan.config.training import CheckpointConfig, LoggerConfig, OptimConfig, TrainerConfig
 from longspan.errors import UserError
 
@@ -92,23 +92,41 @@ class Config:
     def _check_question(self) -> None:
         """Fields that have a meaning with, or without, questions only."""
         pair = self.data.text_pair_column
-        if not isinstance(self.task, QAConfig):
+        if not isinstance(self.task, AskingConfig):
             if self.globals.question and pair is None:
                 raise UserError(
                     f"globals.question=true, but task={self.task.name} has neither a question nor "
                     "data.text_pair_column; use globals=cls"
                 )
             if self.data.stride:
-                raise UserError(f"data.stride={self.data.stride} needs task=qa; set it to 0")
+                raise UserError(
+                    f"data.stride={self.data.stride} needs task=qa, multihop or choice; set it to 0"
+                )
             return
         if pair is not None:
             raise UserError(
-                f"data.text_pair_column={pair} has no place in task=qa, where the question comes "
-                "first; name it in data.question_column"
+                f"data.text_pair_column={pair} has no place in task={self.task.name}, where the "
+                "question comes first; name it in data.question_column"
             )
         if self.task.long_documents == "truncate" and self.data.truncate == "head+tail":
             raise UserError(
-                "data.truncate=head+tail would tear answers apart; use head or tail with task=qa"
+                "data.truncate=head+tail would tear answers apart; use head or tail with "
+                f"task={self.task.name}"
+            )
+        if isinstance(self.task, MultiHopConfig):
+            self._check_paragraphs()
+
+    def _check_paragraphs(self) -> None:
+        """Fields that count characters or tokens of a text, which this task makes itself."""
+        if not isinstance(self.data.text_column, str):
+            raise UserError(
+                f"data.text_column={list(self.data.text_column)}: task=multihop reads its "
+                "paragraphs from one column; name that one"
+            )
+        if self.globals.column is not None:
+            raise UserError(
+                f"globals.column={self.globals.column} has no place in task=multihop, which joins "
+                "its paragraphs itself; use task.structure_globals, or globals.regex"
             )
 
 

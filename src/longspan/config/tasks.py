@@ -82,4 +82,58 @@ class QAConfig:
                     )
 
 
-TaskConfig = ClassificationConfig | MaskedLMConfig | QAConfig
+@dataclass(frozen=True, kw_only=True)
+class MultiHopConfig:
+    """Multi-hop question answering over paragraphs: answer, its type and supporting sentences."""
+
+    name: Literal["multihop"] = "multihop"
+    long_documents: Literal["slices", "truncate"] = "slices"  # all of it, or data.truncate's part
+    max_question_length: int = 64  # tokens; the rest of a question is cut
+    max_answer_length: int = 30  # tokens
+    top_k: int = 20  # starts and ends that are combined to answers
+    structure_globals: bool = True  # the first tokens of titles and sentences are global
+    span_weight: float = 1.0  # of the losses that are added up
+    type_weight: float = 1.0  # span, yes or no
+    sentence_weight: float = 1.0
+    paragraph_weight: float = 1.0
+    num_paragraphs: int | None = 2  # facts come from that many best ones; null = from all
+    fact_threshold: float = 0.5  # probability from which a sentence is a supporting fact
+
+    def __post_init__(self) -> None:
+        for name in ("max_question_length", "max_answer_length", "top_k"):
+            at_least(1, f"task.{name}", getattr(self, name))
+        for name in ("span_weight", "type_weight", "sentence_weight", "paragraph_weight"):
+            at_least(0, f"task.{name}", getattr(self, name))
+        if self.num_paragraphs is not None:
+            at_least(1, "task.num_paragraphs", self.num_paragraphs)
+        probability("task.fact_threshold", self.fact_threshold)
+
+    @property
+    def spans(self) -> QAConfig:
+        """The part of the task that finds an answer in the text."""
+        return QAConfig(
+            long_documents=self.long_documents,
+            max_question_length=self.max_question_length,
+            max_answer_length=self.max_answer_length,
+            top_k=self.top_k,
+            null_threshold=None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceConfig:
+    """Choice among candidate answers to a question about a document."""
+
+    name: Literal["choice"] = "choice"
+    long_documents: Literal["slices", "truncate"] = "slices"  # all of it, or data.truncate's part
+    max_question_length: int = 64  # tokens; the rest of a question is cut
+    max_candidate_length: int = 64  # tokens; likewise
+    first_number: Literal[0, 1] = 0  # of the candidates, where answers are numbers
+
+    def __post_init__(self) -> None:
+        for name in ("max_question_length", "max_candidate_length"):
+            at_least(1, f"task.{name}", getattr(self, name))
+
+
+AskingConfig = QAConfig | MultiHopConfig | ChoiceConfig  # a question comes before the document
+TaskConfig = ClassificationConfig | MaskedLMConfig | AskingConfig

@@ -48,6 +48,11 @@ def choose_target(config: Config) -> Target:
     Raises:
         UserError: for the nearest one, what is in the way.
     """
+    if config.task.name not in CLASS_SUFFIXES:
+        raise UserError(
+            f"no Hugging Face class expresses task={config.task.name}; export with --to longspan, "
+            "which longspan.load reads"
+        )
     found = {target.class_prefix: target.obstacles(config) for target in TARGETS}
     for target in TARGETS:
         if not found[target.class_prefix]:
@@ -85,6 +90,7 @@ def _heads(config: Config, pooling: str | None, activation: str, norm: bool) -> 
         return obstacles + _bias_obstacle(config.task.head_bias, not norm)
     if isinstance(config.task, QAConfig):
         return obstacles + _span_head(config.task, activation if norm else None, norm)
+    assert isinstance(config.task, ClassificationConfig), "choose_target lets no other pass"
     return obstacles + _classification_head(config.task, pooling, activation, norm)
 
 

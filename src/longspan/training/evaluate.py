@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from longspan.checkpoint import read_model
-from longspan.config import Config, DataConfig, EvalConfig, MaskedLMConfig, QAConfig
+from longspan.config import Config, DataConfig, EvalConfig, MaskedLMConfig
 from longspan.data.datamodule import DocumentData
 from longspan.data.features import FeatureSet, encode_split
 from longspan.data.rows import class_names
 from longspan.data.sources import load_other, load_split
 from longspan.data.stream_sources import load_stream
 from longspan.errors import UserError
-from longspan.known_tasks import has_classes, known_task, task_columns
+from longspan.known_tasks import has_classes, known_task, report_losses, task_cells, task_columns
 from longspan.pretrained.tokenizer import document_encoder, load_tokenizer
-from longspan.tasks.qa import report_losses
 from longspan.training import report
 from longspan.training.build import build_trainer
 from longspan.training.module import LongDocumentModule, Task
@@ -104,10 +103,9 @@ def _features(
         encoder=document_encoder(config, tokenizer),
         task=task,
         labelled=not isinstance(config.task, MaskedLMConfig) and column in table.column_names,
+        cells=task_cells(config.task, data, table.column_names),
     )
-    facts = features.report_truncation()
-    if isinstance(config.task, QAConfig):
-        report_losses(f"{split} of this evaluation", facts)
+    report_losses(config.task, f"{split} of this evaluation", features.report_truncation())
     return features, task
 
 
