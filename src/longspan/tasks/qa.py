@@ -131,8 +131,10 @@ class QuestionAnswering:
             if document.where is not None:
                 label = UNKNOWN if gold.texts and not gold.spans else spans
             answers = gold.texts if document.where is not None else None
-            details = {"id": document.id, "question": document.pair, "answers": answers,
-                       "length": length, **_text_of(document.text, piece)}  # fmt: skip
+            details = piece.details | {
+                "id": document.id, "question": document.pair, "answers": answers,
+                "length": length, **_text_of(document.text, piece),
+            }  # fmt: skip
             counts = piece.counts
             if counts is not None and document.where is not None:
                 counts = counts | _counts(gold, found)
