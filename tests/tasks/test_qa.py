@@ -15,7 +15,8 @@ from longspan.config import GlobalsConfig, QAConfig
 from longspan.document import RawDocument
 from longspan.encoding import DocumentEncoder
 from longspan.errors import UserError
-from longspan.tasks.qa import QuestionAnswering, report_losses
+from longspan.tasks.qa import QuestionAnswering
+from longspan.tasks.qa_ledger import report_losses
 
 QUESTION, TEXT = "w1 w2 w3", " ".join(f"w{i}" for i in range(4, 24))  # 20 tokens
 POLICIES = GlobalsConfig(question=True)
@@ -120,7 +121,8 @@ def test_answers_that_occur_nowhere_teach_nothing(make_slices):
     batch = pack(slices)
     logits = torch.randn(batch.num_tokens, 2)
     assert qa.loss(logits, batch).tolist() == [0.0] * len(slices)
-    assert slices[0].counts["answers_dropped"] == slices[0].counts["answerable_lost"] == 1
+    assert slices[0].counts["answers_dropped"] == slices[0].counts["answerable_absent"] == 1
+    assert slices[0].counts["answerable_lost"] == 0
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,8 @@ def test_nothing_to_ask_or_to_read_is_named(make_slices, question, text, what):
 
 
 def test_training_without_an_answerable_question_is_refused():
-    counts = {"questions": 3, "answerable": 2, "answerable_lost": 2}
+    counts = {"questions": 3, "answerable": 2, "answerable_lost": 1, "answerable_absent": 1}
+    counts |= {"unreachable": 2}
     with pytest.raises(UserError, match=r"no question of the train split.*data\.answers_column"):
         report_losses("train", counts)
     assert report_losses("dev", counts)["highest_exact_match"] == pytest.approx(1 / 3)
@@ -272,4 +275,5 @@ def test_answers_are_exact_parts_of_any_text(make_slices, text, seed, stride):
         assert kept <= set(range(found.start, found.end))
     counts = slices[0].counts
     assert counts["answerable_lost"] == int(not whole)
+    assert counts["unreachable"] <= counts["answerable_lost"]
     assert math.isfinite(found.probability) if whole else True

@@ -1,7 +1,4 @@
-"""The best span against every span, and slices merged to one answer a question."""
-
-import math
-from dataclasses import replace
+"""The best span against every span."""
 
 import numpy as np
 import pytest
@@ -9,14 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longspan.tasks.qa_decoding import (
-    NUM_BEST,
-    Answer,
-    SlicePrediction,
-    best_spans,
-    merge,
-    segment_logsumexp,
-)
+from longspan.tasks.qa_decoding import NUM_BEST, best_spans
+from longspan.tasks.qa_loss import segment_logsumexp
 
 
 @given(st.integers(0, 2**32), st.integers(1, 30), st.integers(1, 12))
@@ -56,46 +47,3 @@ def test_segment_logsumexp_is_torchs_document_by_document() -> None:
     assert scores.grad is not None
     assert scores.grad.isfinite().all()
     assert not scores.grad[3].any()
-
-
-def piece(
-    number: int, text: str, score: float, null: float, question: str = "q"
-) -> SlicePrediction:
-    about = {"id": question, "question": "Who?", "answers": ["Ann"], "length": 50}
-    answer = Answer(text, number * 10, number * 10 + len(text), score)
-    answers = (answer,) if text else ()
-    return SlicePrediction(f"{question}#{number}", about, answers, null, 0, loss=float(number))
-
-
-def test_the_best_slice_answers() -> None:
-    (merged,) = merge([piece(0, "Bob", -5.0, -0.1), piece(1, "Ann", -0.5, -3.0)], threshold=0.0)
-    assert (merged.predicted, merged.start, merged.end) == ("Ann", 10, 13)
-    assert merged.null_score_difference == pytest.approx(-2.5)
-    assert merged.loss == 0.5
-    every = math.exp(-5.0) + math.exp(-0.5) + math.exp(-3.0)
-    assert merged.probability == pytest.approx(math.exp(-0.5) / every)
-
-
-def test_an_answer_that_two_slices_hold_counts_once() -> None:
-    one, other = piece(1, "Ann", -0.5, -3.0), piece(1, "Ann", -0.7, -3.0)
-    assert merge([one, other], threshold=0.0) == [replace(merge([one], threshold=0.0)[0], loss=1.0)]
-
-
-def test_no_answer_where_every_slice_says_so() -> None:
-    slices = [piece(0, "Bob", -5.0, -0.1), piece(1, "Ann", -4.0, -0.2)]
-    (merged,) = merge(slices, threshold=0.0)
-    assert (merged.predicted, merged.start, merged.end, merged.best) == ("", None, None, "Ann")
-    assert merge(slices, threshold=4.0)[0].predicted == "Ann"
-    assert merge(slices, threshold=None)[0].predicted == "Ann"
-    assert merged.gold == ["Ann"]
-
-
-def test_questions_are_kept_apart_and_in_order() -> None:
-    slices = [piece(1, "x", -1, -9, "b"), piece(0, "y", -1, -9, "a"), piece(0, "z", -2, -9, "b")]
-    assert [(p.id, p.predicted) for p in merge(slices, 0.0)] == [("a", "y"), ("b", "x")]
-
-
-def test_a_slice_without_tokens_of_the_document_has_no_answer() -> None:
-    (merged,) = merge([piece(0, "", -math.inf, -1.0)], threshold=None)
-    assert merged.predicted == ""
-    assert math.isfinite(merged.null_score_difference)

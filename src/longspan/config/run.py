@@ -77,6 +77,11 @@ class Config:
         """Whether global tokens have projections of their own, and there may be such tokens."""
         return self.model.global_projections == "separate" and self.globals.is_on
 
+    @property
+    def keeps_documents_whole(self) -> bool:
+        """Whether all slices of a document share a batch."""
+        return isinstance(self.task, QAConfig) and self.task.normalisation == "document"
+
     def _check_streaming(self) -> None:
         if self.task.name != "mlm":
             raise UserError(

@@ -15,7 +15,7 @@ from longspan.data.stream_sources import load_stream
 from longspan.errors import UserError
 from longspan.known_tasks import has_classes, known_task, task_columns
 from longspan.pretrained.tokenizer import document_encoder, load_tokenizer
-from longspan.tasks.qa import report_losses
+from longspan.tasks.qa_ledger import report_losses
 from longspan.training import report
 from longspan.training.build import build_trainer
 from longspan.training.module import LongDocumentModule, Task
