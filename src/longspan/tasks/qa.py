@@ -79,7 +79,8 @@ class QuestionAnswering:
     def _labelled(self, document: RawDocument, slices: list[Feature]) -> list[Feature]:
         """Slices with gold spans, with what decoding needs, and the count of what was lost."""
         gold = gold_answers(document.label, document.text, document.where or "")
-        found = [token_spans(gold.spans, _offsets(p), p.details["reach"]) for p in slices]
+        reaches = [piece.details["reach"] for piece in slices]
+        found = [token_spans(gold.spans, _offsets(p), r) for p, r in zip(slices, reaches)]
         length = _tokens_once(slices)
         labelled = []
         for number, (piece, (spans, _)) in enumerate(zip(slices, found, strict=True)):
@@ -92,7 +93,7 @@ class QuestionAnswering:
                        **_text_of(document.text, piece)}  # fmt: skip
             labelled.append(replace(piece, label=label, details=details))
         if document.where is not None:
-            ledger = ledger_counts(gold, found, labelled, self.config.max_answer_length)
+            ledger = ledger_counts(gold, found, reaches, labelled, self.config.max_answer_length)
             labelled[0] = replace(labelled[0], counts=(labelled[0].counts or {}) | ledger)
         return labelled
 

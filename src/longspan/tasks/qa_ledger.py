@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 COUNTED = {
     "answers_repaired": "answers repaired: answer_start missed them, the nearest occurrence counts",
     "answers_dropped": "answers dropped: they do not occur in their document",
-    "answers_at_a_border": "times that the border of a slice cuts an answer; raise data.stride",
+    "answers_at_a_border": "answers cut by a slice border that no slice holds whole; raise data.stride",
     "answers_too_long": "questions with gold answers of more than task.max_answer_length tokens "
     "alone; raise it",
     "questions_cut": "questions cut to task.max_question_length tokens",
@@ -22,7 +22,8 @@ COUNTED = {
 
 def ledger_counts(
     gold: GoldAnswers,
-    found: Sequence[tuple[list[list[int]], int]],
+    found: Sequence[tuple[list[list[int]], list[tuple[int, int]]]],
+    reaches: Sequence[Sequence[int]],
     slices: Sequence[Feature],
     max_answer_length: int,
 ) -> dict[str, int]:
@@ -31,12 +32,15 @@ def ledger_counts(
     Args:
         gold: its answers.
         found: of each slice, the first and last tokens of the answers that it holds whole, and
-            how many it holds in part.
+            the characters of those that it holds in part.
+        reaches: of each slice, the characters of the document that it holds whole.
         slices: of its document, with their text in `details`.
         max_answer_length: tokens of the longest answer that decoding gives.
     """
     spans = [span for whole, _ in found for span in whole]
     lost = bool(gold.texts) and not spans
+    in_part = {span for _, parts in found for span in parts}
+    cut = [(a, b) for a, b in in_part if not any(x <= a and b <= y for x, y in reaches)]
     return {
         "questions": 1,
         "answerable": int(bool(gold.texts)),
@@ -46,7 +50,7 @@ def ledger_counts(
         "unreachable": int(lost and not _stands_somewhere(gold.texts, slices)),
         "answers_repaired": gold.repaired,
         "answers_dropped": gold.dropped,
-        "answers_at_a_border": sum(cut for _, cut in found),
+        "answers_at_a_border": len(cut),
         "answers_too_long": int(
             bool(spans) and all(last - first >= max_answer_length for first, last in spans)
         ),
