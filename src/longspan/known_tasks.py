@@ -19,7 +19,7 @@ from longspan.config import (
 )
 from longspan.errors import UserError
 from longspan.pretrained.tokenizer import PreTrainedTokenizerFast
-from longspan.tasks import choice, multihop, qa
+from longspan.tasks import choice, multihop, qa_ledger
 from longspan.tasks.choice import Choice
 from longspan.tasks.classification import Classification
 from longspan.tasks.masked_lm import MaskedLM, Vocabulary
@@ -133,7 +133,7 @@ def report_losses(task: TaskConfig, split: str, counts: Mapping[str, float]) -> 
         UserError: a training split that teaches nothing.
     """
     if isinstance(task, QAConfig):
-        return qa.report_losses(split, counts)
+        return qa_ledger.report_losses(split, counts)
     if isinstance(task, MultiHopConfig):
         return multihop.report_losses(split, counts)
     return choice.report_losses(split, counts) if isinstance(task, ChoiceConfig) else {}

@@ -7,7 +7,14 @@ from typing import Any, Literal
 from longspan.config.checks import at_least
 from longspan.config.data import DataConfig, GlobalsConfig
 from longspan.config.model import ModelConfig
-from longspan.config.tasks import AskingConfig, ClassificationConfig, MultiHopConfig, TaskConfig
+from longspan.config.tasks import (
+    AskingConfig,
+    ChoiceConfig,
+    ClassificationConfig,
+    MultiHopConfig,
+    QAConfig,
+    TaskConfig,
+)
 from longspan.config.training import CheckpointConfig, LoggerConfig, OptimConfig, TrainerConfig
 from longspan.errors import UserError
 
@@ -76,6 +83,13 @@ class Config:
     def trains_global_projections(self) -> bool:
         """Whether global tokens have projections of their own, and there may be such tokens."""
         return self.model.global_projections == "separate" and self.globals.is_on
+
+    @property
+    def keeps_documents_whole(self) -> bool:
+        """Whether all slices of a document share a batch."""
+        if isinstance(self.task, ChoiceConfig):  # scores are averaged over them
+            return True
+        return isinstance(self.task, QAConfig) and self.task.normalisation == "document"
 
     def _check_streaming(self) -> None:
         if self.task.name != "mlm":

@@ -21,7 +21,7 @@ from longspan.encoding import DocumentEncoder
 from longspan.errors import UserError
 from longspan.tasks.choice_decoding import Prediction, SlicePrediction, merge
 from longspan.tasks.choice_rows import Asked, answer_index, ask, read_candidates
-from longspan.tasks.qa_decoding import segment_logsumexp
+from longspan.tasks.qa_loss import question_of, segment_logsumexp
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Choice:
         return ["choice", asdict(self.config)]
 
     def weight(self, length: int) -> float:
-        """Slices weigh the same."""
+        """Questions weigh the same, however many slices they have."""
         return 1.0
 
     def encode(
@@ -121,10 +121,11 @@ class Choice:
         details = {"id": document.id, "question": document.pair, "candidates": candidates,
                    "places": places, "length": outside + sum(text_tokens) - shared}  # fmt: skip
         counts = {"questions_cut": int(asked.question_cut), "candidates_cut": asked.candidates_cut}
-        return [
-            replace(piece, label=label, details=details, counts=counts if number == 0 else None)
+        labelled = [
+            replace(piece, label=label, details=details | {"slice": number}, counts=None)
             for number, piece in enumerate(slices)
         ]
+        return [replace(labelled[0], counts=counts), *labelled[1:]]
 
     def prepare(self, feature: Feature, key: tuple[int, ...]) -> Feature:
         """Features are read as they are."""
@@ -134,34 +135,38 @@ class Choice:
         return CandidateHead(model)
 
     def loss(self, logits: Tensor, batch: PackedBatch) -> Tensor:
-        """Cross-entropy over the candidates of each slice, (D,), from scores (N,) of all."""
+        """What each slice adds to the loss, (D,), from scores (N,) of all candidates.
+
+        Cross-entropy over a question's candidates, whose scores are means over its slices; the
+        slices share it evenly.
+        """
         assert batch.labels is not None, "training documents have labels"
-        counts = torch.tensor([num_candidates(f) for f in batch.features], device=logits.device)
-        document = torch.arange(len(counts), device=logits.device).repeat_interleave(counts)
-        everything = torch.ones_like(logits, dtype=torch.bool)[:, None]
-        total = segment_logsumexp(logits[:, None], everything, document, len(counts)).squeeze(1)
-        first = counts.cumsum(0) - counts
-        return total - logits[first + batch.labels]
+        question = question_of(batch)  # (D,)
+        slices = question.bincount()  # (Q,)
+        candidate, owner = candidates_of_questions(batch, question)
+        scores = (
+            logits.new_zeros(len(owner)).index_add(0, candidate, logits) / slices[owner]
+        )  # (M,)
+        everything = torch.ones_like(scores, dtype=torch.bool)[:, None]
+        total = segment_logsumexp(scores[:, None], everything, owner, len(slices)).squeeze(1)
+        start = owner.bincount().cumsum(0) - owner.bincount()  # (Q,) of each question's candidates
+        gold = batch.labels.new_zeros(len(slices)).index_copy(0, question, batch.labels)  # (Q,)
+        nats = total - scores[start + gold]  # (Q,)
+        return (nats / slices)[question]
 
     def decode(self, logits: Tensor, batch: PackedBatch) -> list[SlicePrediction]:
         """The scores of each slice's candidates."""
-        losses: list[Any] = [None] * batch.num_documents
-        if batch.labels is not None:
-            losses = self.loss(logits, batch).tolist()
         scores = logits.cpu().split([num_candidates(feature) for feature in batch.features])
+        names = ("id", "question", "candidates", "length")
         return [
             SlicePrediction(
-                feature.id,
-                {
-                    name: feature.details[name]
-                    for name in ("id", "question", "candidates", "length")
-                },
-                feature.label,
-                tuple(own.tolist()),
-                feature.tokens_cut,
-                loss,
+                id=feature.id,
+                details={name: feature.details[name] for name in names},
+                gold=feature.label,
+                scores=tuple(own.tolist()),
+                tokens_cut=feature.tokens_cut,
             )
-            for feature, own, loss in zip(batch.features, scores, losses, strict=True)
+            for feature, own in zip(batch.features, scores, strict=True)
         ]
 
     def merge(self, predictions: Sequence[SlicePrediction]) -> list[Prediction]:
@@ -182,6 +187,29 @@ class Choice:
 
 def num_candidates(feature: Feature) -> int:
     return len(feature.details["places"])
+
+
+def candidates_of_questions(batch: PackedBatch, question: Tensor) -> tuple[Tensor, Tensor]:
+    """Candidates of all slices as those of the questions that the slices share.
+
+    Args:
+        batch: D slices with N candidates together.
+        question: (D,) which of Q questions each slice is of.
+
+    Returns:
+        candidate: (N,) which of the M candidates of all questions each one is.
+        owner: (M,) which question each of those belongs to.
+    """
+    candidate: list[int] = []
+    owner: list[int] = []
+    start = 0
+    for number, feature in zip(question.tolist(), batch.features, strict=True):
+        if not owner or owner[-1] != number:
+            start = len(owner)
+            owner += [number] * num_candidates(feature)
+        candidate += range(start, len(owner))
+    device = question.device
+    return torch.tensor(candidate, device=device), torch.tensor(owner, device=device)
 
 
 def candidate_of(batch: PackedBatch) -> Tensor:

@@ -17,7 +17,7 @@ class SlicePrediction:
         details: the question's (`Feature.details`).
         gold: place of the right candidate; None where unknown.
         scores: one a candidate.
-        tokens_cut, loss: as of `Prediction`.
+        tokens_cut: as of `Prediction`.
     """
 
     id: str
@@ -25,7 +25,6 @@ class SlicePrediction:
     gold: int | None
     scores: tuple[float, ...]
     tokens_cut: int
-    loss: float | None
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Prediction:
         probabilities: of each.
         length: tokens of question, candidates and document that the model read, each once.
         tokens_cut: of the document, by truncation.
-        loss: mean over the slices; None where gold is unknown.
+        loss: minus the log-probability of the right one; None where gold is unknown.
     """
 
     id: str
@@ -85,8 +84,8 @@ def _choose(slices: list[SlicePrediction]) -> Prediction:
     details, gold = slices[0].details, slices[0].gold
     candidates = details["candidates"]
     scores = np.mean([piece.scores for piece in slices], axis=0)
-    probabilities = np.exp(scores - np.logaddexp.reduce(scores))
-    best, losses = int(scores.argmax()), [p.loss for p in slices if p.loss is not None]
+    log_probabilities = scores - np.logaddexp.reduce(scores)
+    best = int(scores.argmax())
     return Prediction(
         id=details["id"],
         question=details["question"],
@@ -95,8 +94,8 @@ def _choose(slices: list[SlicePrediction]) -> Prediction:
         gold_index=gold,
         predicted_index=best,
         candidates=candidates,
-        probabilities=probabilities.tolist(),
+        probabilities=np.exp(log_probabilities).tolist(),
         length=details["length"],
         tokens_cut=slices[0].tokens_cut,
-        loss=sum(losses) / len(losses) if losses else None,
+        loss=None if gold is None else -float(log_probabilities[gold]),
     )

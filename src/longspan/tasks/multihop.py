@@ -21,6 +21,7 @@ from longspan.config import ModelConfig, MultiHopConfig
 from longspan.document import RawDocument
 from longspan.encoding import DocumentEncoder
 from longspan.errors import UserError
+from longspan.tasks import qa_ledger
 from longspan.tasks.hotpot_metrics import hotpot
 from longspan.tasks.multihop_decoding import (
     PARAGRAPH,
@@ -41,7 +42,7 @@ from longspan.tasks.multihop_rows import (
     read_paragraphs,
 )
 from longspan.tasks.qa import UNKNOWN, QuestionAnswering
-from longspan.tasks.qa_decoding import document_of
+from longspan.tasks.qa_loss import document_of
 
 SPAN_LABEL, SENTENCE_LABEL, PARAGRAPH_LABEL, TYPE_LABEL = range(4)  # columns of the labels
 NOT_SCORED = -1  # label of a token that is no title, no sentence's first, no [CLS]
@@ -256,18 +257,19 @@ def report_losses(split: str, counts: Mapping[str, float]) -> dict[str, float]:
     Raises:
         UserError: a training split in which no answer is yes, no or in its paragraphs.
     """
-    questions, lost = counts.get("questions", 0), counts.get("answerable_lost", 0)
+    questions = counts.get("questions", 0)
+    lost = counts.get("answerable_lost", 0) + counts.get("answerable_absent", 0)
     if split == "train" and questions == lost:
         raise UserError(
-            f"data: none of the {questions:.0f} answers of the train split occurs in its "
-            "paragraphs; check data.answers_column and data.text_column"
+            f"data: none of the {questions:.0f} answers of the train split occurs in what the model "
+            "reads of its paragraphs; check data.answers_column, data.text_column, data.max_length"
         )
     for name, what in COUNTED.items():
         if counts.get(name):
             log.warning("%s: %d %s", split, counts[name], what)
     if not questions:
         return {}
-    highest = 1 - lost / questions
+    highest = 1 - counts["unreachable"] / questions
     log.info(
         "%s: %d questions, %d with yes or no; %d lost their answer: no exact match above %.1f%%",
         split, questions, counts.get("answers_yes_or_no", 0), lost, 100 * highest,
@@ -275,10 +277,7 @@ def report_losses(split: str, counts: Mapping[str, float]) -> dict[str, float]:
     return {"highest_exact_match": highest}
 
 
-COUNTED = {
-    "answers_dropped": "answers dropped: they do not occur in their paragraphs",
-    "answers_at_a_border": "times that the border of a slice cuts an answer; raise data.stride",
-    "questions_cut": "questions cut to task.max_question_length tokens",
+COUNTED = qa_ledger.COUNTED | {
     "facts_without_sentence": "supporting facts name no sentence of their paragraphs",
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from longspan.batch import Feature
-from longspan.tasks import qa_decoding
+from longspan.tasks import qa_decoding, qa_merging
 from longspan.tasks.multihop_rows import TYPES
 
 SENTENCE, PARAGRAPH, TYPE = 2, 3, 4  # columns of the logits, after start and end; TYPE has three
@@ -115,7 +115,7 @@ def slice_prediction(
 
 def merge(
     slices: Sequence[SlicePrediction],
-    spans: Sequence[qa_decoding.Prediction],
+    spans: Sequence[qa_merging.Prediction],
     num_paragraphs: int | None,
     threshold: float,
 ) -> list[Prediction]:
@@ -135,7 +135,7 @@ def merge(
 
 
 def _merge_question(
-    span: qa_decoding.Prediction,
+    span: qa_merging.Prediction,
     slices: list[SlicePrediction],
     num_paragraphs: int | None,
     threshold: float,
