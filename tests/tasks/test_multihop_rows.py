@@ -157,6 +157,8 @@ def test_facts_in_every_form():
     expected = (("Bob", 0), ("Ann", 1))
     assert gold("Rome", [["Bob", 0], ["Ann", 1], ["Bob", 0]]).facts == expected
     assert gold("Rome", {"title": ["Bob", "Ann"], "sent_id": [0, 1]}).facts == expected
+    records = [{"title": "Bob", "sent_id": 0}, {"title": "Ann", "sent_id": 1}]
+    assert gold("Rome", records).facts == expected
     marked = [Paragraph("Ann", ("a", "b"), False), Paragraph("Bob", ("c", "d"), True)]
     assert gold("c", None, marked).facts == (("Bob", 0), ("Bob", 1))
 
@@ -178,6 +180,7 @@ def test_facts_that_name_no_sentence_are_counted():
         ("Rome", {"title": ["Bob"]}, "are no supporting facts"),
         ("Rome", [["Bob", "0"]], "are no supporting facts"),
         ("Rome", [["Bob", True]], "are no supporting facts"),
+        ("Rome", [{"title": "Bob"}], "are no supporting facts"),
     ],
 )
 def test_bad_answers_and_facts_are_one_line(answer, facts, message):

@@ -185,8 +185,8 @@ def read_gold(
 
     Args:
         answer: a text, of which yes and no mean themselves.
-        facts: {"title": [...], "sent_id": [...]} as on the hub, or [[title, sent_id], ...]; None:
-            all sentences of the paragraphs with `is_supporting`.
+        facts: {"title": [...], "sent_id": [...]} as on the hub, a list of such records, or
+            [[title, sent_id], ...]; None: all sentences of the paragraphs with `is_supporting`.
         paragraphs, passage: of the row.
         where: split and row, for messages.
 
@@ -227,6 +227,8 @@ def _facts(cell: Any, paragraphs: Sequence[Paragraph], where: str) -> tuple[Fact
         pairs = None
         if isinstance(titles, list) and isinstance(numbers, list):
             pairs = list(zip_longest(titles, numbers))
+    elif isinstance(cell, list):
+        pairs = [[f.get("title"), f.get("sent_id")] if isinstance(f, dict) else f for f in cell]
     if not isinstance(pairs, list) or not all(map(_is_fact, pairs)):
         raise UserError(
             f"{where}: {str(cell)[:60]!r} are no supporting facts; give {{title: [...], sent_id: "
