@@ -130,6 +130,11 @@ def test_a_multi_hop_model_answers_without_gold(hop_run, tmp_path: Path) -> None
     answers = {name: row["predicted"] for name, row in predictions(folder, "asked").items()}
     assert answers == {"a": "Rome", "b": "yes", "c": "no"}
 
+    evaluate(EvalConfig(run=str(folder.path), format="hotpot"))
+    official = json.loads((folder.predictions / "test.hotpot" / "predictions.json").read_text())
+    assert official["answer"] == answers
+    assert sorted(official["sp"]["a"]) == [["Ann", 1], ["Bob", 1]]
+
     model, row = longspan.load(folder.path), hop_rows()[0]
     told = model.predict(row["context"], question=row["question"])
     assert (told["answer"], told["type"]) == ("Rome", "span")

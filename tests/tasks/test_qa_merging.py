@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longspan.tasks.qa_decoding import NUM_BEST, Answer, SlicePrediction
-from longspan.tasks.qa_merging import Decision, Prediction, decide, merge_slices
+from longspan.tasks.qa_decoding import NUM_BEST, Answer, Prediction, SlicePrediction
+from longspan.tasks.qa_merging import Decision, decide, merge_slices
 
 
 def piece(
@@ -43,7 +43,7 @@ def test_the_best_slice_answers() -> None:
     assert merged.loss == 0.5
     every = math.exp(-5.0) + math.exp(-0.5) + math.exp(-3.0)
     assert merged.probability == pytest.approx(math.exp(-0.5) / every)
-    assert [c.text for c in merged.nbest] == ["Ann", "", "Bob"]
+    assert [c["text"] for c in merged.nbest] == ["Ann", "", "Bob"]
 
 
 def test_an_answer_that_two_slices_hold_counts_once() -> None:
@@ -58,7 +58,7 @@ def test_no_answer_where_every_slice_says_so() -> None:
     assert merge(slices, threshold=4.0)[0].predicted == "Ann"
     always = merge(slices, threshold=None)[0]
     assert always.predicted == "Ann"
-    assert "" not in [c.text for c in always.nbest]
+    assert "" not in [c["text"] for c in always.nbest]
     assert merged.gold == ["Ann"]
 
 
@@ -94,10 +94,10 @@ def test_the_prediction_is_the_most_probable_of_candidates_that_add_up_to_one(
 ) -> None:
     slices = [piece(i, *content) for i, content in enumerate(given_slices)]
     (merged,) = merge(slices, threshold, temperature)
-    assert sum(c.probability for c in merged.nbest) == pytest.approx(1)
-    assert merged.probability == pytest.approx(merged.nbest[0].probability)
+    assert sum(c["probability"] for c in merged.nbest) == pytest.approx(1)
+    assert merged.probability == pytest.approx(merged.nbest[0]["probability"])
     assert len(merged.nbest) <= NUM_BEST + 1
-    places = [c.start for c in merged.nbest]
+    places = [c["start"] for c in merged.nbest]
     assert len(set(places)) == len(places)
     # what is decided does not depend on how sure one is
     assert merged.predicted == merge(slices, threshold)[0].predicted
@@ -146,7 +146,7 @@ def test_a_head_decides_by_its_most_certain_slice() -> None:
     (merged,) = merge(slices)
     assert merged.null_score_difference == -1.5
     assert merged.predicted == "Ann"
-    none = next(c.probability for c in merged.nbest if not c.text)
+    none = next(c["probability"] for c in merged.nbest if not c["text"])
     assert none == pytest.approx(1 / (1 + math.exp(1.5)))
     (silent,) = merge([replace(p, answerable=-0.5) for p in slices])
     assert (silent.predicted, silent.null_score_difference) == ("", 0.5)

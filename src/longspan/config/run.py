@@ -151,8 +151,14 @@ class EvalConfig:
     run: str = ""  # the run folder
     split: Literal["train", "dev", "test"] = "test"
     output: str | None = None  # predictions/<output>.jsonl; null = the split's name
+    format: Literal["squad", "cuad", "hotpot"] | None = (
+        None  # predictions/<output>.<format>/ beside it, as
+    )
+    # the official scorer reads them
+    page: int = 100  # questions on predictions/<output>.html, worst first; 0 = no page
     data: dict[str, Any] = field(default_factory=dict)  # fields of data.*; null = as in the run
 
     def __post_init__(self) -> None:
         if not self.run:
             raise UserError("run is missing; give the folder of a run: run=runs/…")
+        at_least(0, "page", self.page)

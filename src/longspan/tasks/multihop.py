@@ -257,8 +257,7 @@ def report_losses(split: str, counts: Mapping[str, float]) -> dict[str, float]:
     Raises:
         UserError: a training split in which no answer is yes, no or in its paragraphs.
     """
-    questions = counts.get("questions", 0)
-    lost = counts.get("answerable_lost", 0) + counts.get("answerable_absent", 0)
+    questions, lost = counts.get("questions", 0), counts.get("answerable_lost", 0)
     if split == "train" and questions == lost:
         raise UserError(
             f"data: none of the {questions:.0f} answers of the train split occurs in what the model "

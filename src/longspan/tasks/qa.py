@@ -14,11 +14,11 @@ from longspan.encoding import DocumentEncoder
 from longspan.errors import UserError
 from longspan.tasks.qa_answers import gold_answers, token_spans
 from longspan.tasks.qa_calibration import calibrate, fixed
-from longspan.tasks.qa_decoding import SlicePrediction, decode_slices
+from longspan.tasks.qa_decoding import Prediction, SlicePrediction, decode_slices
 from longspan.tasks.qa_head import span_head
 from longspan.tasks.qa_ledger import ledger_counts
 from longspan.tasks.qa_loss import ENDS, STARTS, span_loss
-from longspan.tasks.qa_merging import Prediction, decide, merge_slices
+from longspan.tasks.qa_merging import decide, merge_slices
 from longspan.tasks.qa_metrics import squad
 
 UNKNOWN = "unknown"  # label of a slice of a question whose answers do not occur in its document
@@ -79,8 +79,7 @@ class QuestionAnswering:
     def _labelled(self, document: RawDocument, slices: list[Feature]) -> list[Feature]:
         """Slices with gold spans, with what decoding needs, and the count of what was lost."""
         gold = gold_answers(document.label, document.text, document.where or "")
-        reaches = [piece.details["reach"] for piece in slices]
-        found = [token_spans(gold.spans, _offsets(p), r) for p, r in zip(slices, reaches)]
+        found = [token_spans(gold.spans, _offsets(p), p.details["reach"]) for p in slices]
         length = _tokens_once(slices)
         labelled = []
         for number, (piece, (spans, _)) in enumerate(zip(slices, found, strict=True)):
@@ -94,7 +93,7 @@ class QuestionAnswering:
             }  # fmt: skip
             labelled.append(replace(piece, label=label, details=details))
         if document.where is not None:
-            ledger = ledger_counts(gold, found, reaches, labelled, self.config.max_answer_length)
+            ledger = ledger_counts(gold, found, labelled, self.config.max_answer_length)
             labelled[0] = replace(labelled[0], counts=(labelled[0].counts or {}) | ledger)
         return labelled
 

@@ -1,7 +1,7 @@
-"""Start and end scores to the best spans of each slice."""
+"""Start and end scores to the best spans of each slice, and what is told of a question at the end."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,46 @@ class SlicePrediction:
     answerable: float | None
     tokens_cut: int
     loss: float | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one question; one line of a predictions file.
+
+    Attributes:
+        id: the question.
+        question: its text.
+        gold: all right answers, none where there is no answer; None where unknown.
+        predicted: a substring of the document; "" = no answer.
+        start, end: its characters in the document; None without an answer.
+        probability: of the prediction, among `nbest`.
+        null_score_difference: by how much no answer is better than the best one, in nats; with
+            `answerability=head` minus the head's logit.
+        best: the best answer, whether or not none was better.
+        nbest: answers at different places, and no answer unless the model always answers, most
+            probable first, as dictionaries of `text` ("" = no answer), `start`, `end` and
+            `probability`; the probabilities add up to 1.
+        length: tokens of question and document together that the model read, each once.
+        tokens_cut: of the document, by truncation.
+        loss: of the question; None where gold is unknown.
+    """
+
+    id: str
+    question: str
+    gold: list[str] | None
+    predicted: str
+    start: int | None
+    end: int | None
+    probability: float
+    null_score_difference: float
+    best: str
+    nbest: list[dict[str, Any]]
+    length: int
+    tokens_cut: int
+    loss: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def decode_slices(

@@ -23,7 +23,6 @@ COUNTED = {
 def ledger_counts(
     gold: GoldAnswers,
     found: Sequence[tuple[list[list[int]], list[tuple[int, int]]]],
-    reaches: Sequence[Sequence[int]],
     slices: Sequence[Feature],
     max_answer_length: int,
 ) -> dict[str, int]:
@@ -33,18 +32,18 @@ def ledger_counts(
         gold: its answers.
         found: of each slice, the first and last tokens of the answers that it holds whole, and
             the characters of those that it holds in part.
-        reaches: of each slice, the characters of the document that it holds whole.
-        slices: of its document, with their text in `details`.
+        slices: of its document, with `reach` and `text` in `details`.
         max_answer_length: tokens of the longest answer that decoding gives.
     """
     spans = [span for whole, _ in found for span in whole]
     lost = bool(gold.texts) and not spans
     in_part = {span for _, parts in found for span in parts}
+    reaches = [piece.details["reach"] for piece in slices]
     cut = [(a, b) for a, b in in_part if not any(x <= a and b <= y for x, y in reaches)]
     return {
         "questions": 1,
         "answerable": int(bool(gold.texts)),
-        "answerable_lost": int(lost and bool(gold.spans)),
+        "answerable_lost": int(lost),
         "answerable_absent": int(lost and not gold.spans),
         # what was cut away may stand elsewhere too, perhaps in capitals
         "unreachable": int(lost and not _stands_somewhere(gold.texts, slices)),
@@ -78,10 +77,10 @@ def report_losses(split: str, counts: Mapping[str, float]) -> dict[str, float]:
     """
     answerable = counts.get("answerable", 0)
     lost, absent = counts.get("answerable_lost", 0), counts.get("answerable_absent", 0)
-    if split == "train" and answerable == lost + absent:
+    if split == "train" and answerable == lost:
         raise UserError(
-            f"data: no question of the train split has an answer in its document ({lost:.0f} had "
-            f"one that was cut away, {absent:.0f} one that does not occur); check "
+            f"data: no question of the train split has an answer in its document ({lost - absent:.0f} "
+            f"had one that was cut away, {absent:.0f} one that does not occur); check "
             "data.answers_column, data.text_column and data.max_length"
         )
     for name, what in COUNTED.items():
@@ -93,6 +92,6 @@ def report_losses(split: str, counts: Mapping[str, float]) -> dict[str, float]:
     log.info(
         "%s: %d of %d questions have an answer; truncation and slice borders took it from %d, and "
         "%d have one that does not occur: no exact match above %.1f%%",
-        split, answerable, counts["questions"], lost, absent, 100 * highest,
+        split, answerable, counts["questions"], lost - absent, absent, 100 * highest,
     )  # fmt: skip
     return {"highest_exact_match": highest}

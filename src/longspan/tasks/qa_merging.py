@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
 
-from longspan.tasks.qa_decoding import NUM_BEST, Answer, SlicePrediction
+from longspan.tasks.qa_decoding import NUM_BEST, Answer, Prediction, SlicePrediction
 
 FARTHEST = 1e4  # nats; JSON knows no infinity
 
@@ -25,55 +25,6 @@ class Decision:
 
     null_threshold: float | None = 0.0
     temperature: float = 1.0
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One of the best answers of a question, or no answer ("", without a place)."""
-
-    text: str
-    start: int | None
-    end: int | None
-    probability: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer to one question; one line of a predictions file.
-
-    Attributes:
-        id: the question.
-        question: its text.
-        gold: all right answers, none where there is no answer; None where unknown.
-        predicted: a substring of the document; "" = no answer.
-        start, end: its characters in the document; None without an answer.
-        probability: of the prediction, among `nbest`.
-        null_score_difference: by how much no answer is better than the best one, in nats; with
-            `answerability=head` minus the head's logit.
-        best: the best answer, whether or not none was better.
-        length: tokens of question and document together that the model read, each once.
-        tokens_cut: of the document, by truncation.
-        loss: of the question; None where gold is unknown.
-        nbest: answers at different places, and no answer unless the model always answers, most
-            probable first; their probabilities add up to 1.
-    """
-
-    id: str
-    question: str
-    gold: list[str] | None
-    predicted: str
-    start: int | None
-    end: int | None
-    probability: float
-    null_score_difference: float
-    best: str
-    length: int
-    tokens_cut: int
-    loss: float | None
-    nbest: tuple[Candidate, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -190,24 +141,24 @@ def decide(merged: MergedQuestion, decision: Decision) -> Prediction:
     scores = scores / decision.temperature
     probabilities = np.exp(scores - np.logaddexp.reduce(scores)).tolist()
     nbest = [
-        Candidate(answer.text, answer.start, answer.end, probability)
+        {"text": answer.text, "start": answer.start, "end": answer.end, "probability": probability}
         for answer, probability in zip(merged.answers, probabilities)
     ]
     if len(probabilities) > len(nbest):
-        nbest.append(Candidate("", None, None, probabilities[-1]))
+        nbest.append({"text": "", "start": None, "end": None, "probability": probabilities[-1]})
     chosen, question = nbest[-1 if choice is None else choice], merged.question
     return Prediction(
         id=question["id"],
         question=question["question"],
         gold=question["answers"],
-        predicted=chosen.text,
-        start=chosen.start,
-        end=chosen.end,
-        probability=chosen.probability,
+        predicted=chosen["text"],
+        start=chosen["start"],
+        end=chosen["end"],
+        probability=chosen["probability"],
         null_score_difference=merged.null_score_difference,
         best=merged.answers[0].text if merged.answers else "",
+        nbest=sorted(nbest, key=lambda candidate: -candidate["probability"]),
         length=question["length"],
         tokens_cut=merged.tokens_cut,
         loss=merged.loss,
-        nbest=tuple(sorted(nbest, key=lambda candidate: -candidate.probability)),
     )
