@@ -61,7 +61,7 @@ def test_segment_logsumexp_is_torchs_document_by_document() -> None:
 def piece(
     number: int, text: str, score: float, null: float, question: str = "q"
 ) -> SlicePrediction:
-    about = {"id": question, "question": "Who?", "answers": ["Ann"], "length": 50}
+    about = {"id": question, "question": "Who?", "answers": ["Ann"], "depth": 0.2, "length": 50}
     answer = Answer(text, number * 10, number * 10 + len(text), score)
     answers = (answer,) if text else ()
     return SlicePrediction(f"{question}#{number}", about, answers, null, 0, loss=float(number))
@@ -88,6 +88,23 @@ def test_no_answer_where_every_slice_says_so() -> None:
     assert merge(slices, threshold=4.0)[0].predicted == "Ann"
     assert merge(slices, threshold=None)[0].predicted == "Ann"
     assert merged.gold == ["Ann"]
+
+
+def test_the_best_answers_are_listed_with_their_probabilities() -> None:
+    pieces = [piece(0, "Bob", -2.0, -1.0), piece(1, "Ann", -0.5, -3.0), piece(2, "", 0.0, -2.5)]
+    (merged,) = merge(pieces, threshold=0.0)
+    assert [(row["text"], row["start"], row["end"]) for row in merged.nbest] == [
+        ("Ann", 10, 13),
+        ("Bob", 0, 3),
+        ("", None, None),
+    ]
+    probabilities = [row["probability"] for row in merged.nbest]
+    assert probabilities[0] == merged.probability
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1.0)
+    assert merged.depth == 0.2
+    (always,) = merge(pieces, threshold=None)  # having none is no choice
+    assert [row["text"] for row in always.nbest] == ["Ann", "Bob"]
 
 
 def test_questions_are_kept_apart_and_in_order() -> None:

@@ -65,6 +65,7 @@ class QAConfig:
     max_question_length: int = 64  # tokens; the rest of a question is cut
     max_answer_length: int = 30  # tokens
     top_k: int = 20  # starts and ends that are combined to answers
+    scoring: Literal["squad", "triviaqa", "cuad"] = "squad"  # whose official metrics are taken
     null_threshold: float | None = 0.0  # no answer where that is better by more; null = always one
     head_activation: Literal["tanh", "relu", "gelu"] | None = None  # of a dense layer before the
     head_norm: bool | None = None  # span scores; null = as the pretrained family's own heads have

@@ -105,7 +105,7 @@ class FeatureSet:
         return dict(total)
 
 
-ENCODING = 2  # raised when the same text gives other features, so that no old cache is read
+ENCODING = 3  # raised when the same text gives other features, so that no old cache is read
 FEATURE_COLUMNS = {
     "id": Value("string"),
     "input_ids": List(Value("int32")),

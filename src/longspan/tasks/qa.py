@@ -25,7 +25,7 @@ from longspan.tasks.qa_decoding import (
     segment_logsumexp,
     slice_prediction,
 )
-from longspan.tasks.qa_metrics import squad
+from longspan.tasks.qa_scoring import official_metrics
 
 STARTS, ENDS = 1, 2  # bits of a token's label
 UNKNOWN = "unknown"  # label of a slice of a question whose answers do not occur in its document
@@ -91,7 +91,7 @@ class QuestionAnswering:
     @property
     def monitor(self) -> tuple[str, str]:
         """The metric that says which checkpoint is best, and in which direction."""
-        return "f1", "max"
+        return ("aupr" if self.config.scoring == "cuad" else "f1"), "max"
 
     @property
     def fingerprint(self) -> Any:
@@ -124,7 +124,7 @@ class QuestionAnswering:
         """Slices with gold spans, with what decoding needs, and the count of what was lost."""
         gold = gold_answers(document.label, document.text, document.where or "")
         found = [token_spans(gold.spans, _offsets(p), p.details["reach"]) for p in slices]
-        length = _tokens_once(slices)
+        length, depth = _tokens_once(slices), _depth(gold, document)
         labelled = []
         for piece, (spans, _) in zip(slices, found, strict=True):
             label: Any = None
@@ -132,7 +132,7 @@ class QuestionAnswering:
                 label = UNKNOWN if gold.texts and not gold.spans else spans
             answers = gold.texts if document.where is not None else None
             details = {"id": document.id, "question": document.pair, "answers": answers,
-                       "length": length, **_text_of(document.text, piece)}  # fmt: skip
+                       "length": length, "depth": depth, **_text_of(document.text, piece)}  # fmt: skip
             counts = piece.counts
             if counts is not None and document.where is not None:
                 counts = counts | _counts(gold, found)
@@ -197,12 +197,12 @@ class QuestionAnswering:
         return merge(predictions, self.config.null_threshold)
 
     def metrics(self, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """Loss, exact match and F1 over questions whose gold answers are known."""
+        """Loss and the chosen scorer's figures over questions whose gold answers are known."""
         known = [p for p in predictions if p.gold is not None]
         if not known:
             return {}
-        measured = squad([p.predicted for p in known], [p.gold or [] for p in known])
-        return {"loss": sum(p.loss or 0.0 for p in known) / len(known)} | measured
+        loss = {"loss": sum(p.loss or 0.0 for p in known) / len(known)}
+        return loss | official_metrics(known, self.config.scoring)
 
 
 def report_losses(split: str, counts: Mapping[str, float]) -> dict[str, float]:
@@ -256,6 +256,11 @@ def _counts(gold: GoldAnswers, found: list[tuple[list[list[int]], int]]) -> dict
         "answers_at_a_border": sum(cut for _, cut in found),
     }
     return counts
+
+
+def _depth(gold: GoldAnswers, document: RawDocument) -> float | None:
+    """Where the first gold answer starts, as a share of the document's characters."""
+    return min(start for start, _ in gold.spans) / len(document.text) if gold.spans else None
 
 
 def _offsets(piece: Feature) -> np.ndarray:

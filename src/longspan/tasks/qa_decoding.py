@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from longspan.batch import Feature, PackedBatch
 
 NUM_BEST = 20  # answers of each slice that are compared with those of others
+QUESTION_DETAILS = ("id", "question", "answers", "depth", "length")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class SlicePrediction:
 
     Attributes:
         id: the slice.
-        question: its name, text, gold answers and length (`Feature.details`).
+        question: its name, text, gold answers, their depth and the length (`Feature.details`).
         answers: best first; none where the slice holds nothing of the document.
         null_score: as an answer's, of having none.
         tokens_cut, loss: as of `Prediction`.
@@ -64,6 +65,9 @@ class Prediction:
         probability: of the prediction, among all spans that were considered and no answer.
         null_score_difference: by how much no answer is better than the best one, in nats.
         best: the best answer, whether or not none was better.
+        nbest: at most `NUM_BEST` of what was considered, most probable first, as dictionaries of
+            `text` ("" = no answer), `start`, `end` and `probability`.
+        depth: where its first gold answer starts, as a share of the document; None without one.
         length: tokens of question and document together that the model read, each once.
         tokens_cut: of the document, by truncation.
         loss: mean over the slices; None where gold is unknown.
@@ -78,6 +82,8 @@ class Prediction:
     probability: float
     null_score_difference: float
     best: str
+    nbest: list[dict[str, Any]]
+    depth: float | None
     length: int
     tokens_cut: int
     loss: float | None
@@ -165,7 +171,7 @@ def slice_prediction(
     chosen = (offsets[:, 1] > offsets[:, 0]).nonzero()[0]
     spans = best_spans(scores[:, 0], scores[:, 1], chosen, top_k, max_length) if len(chosen) else []
     answers = tuple(_answer(feature, *span) for span in spans)
-    question = {name: details[name] for name in ("id", "question", "answers", "length")}
+    question = {name: details[name] for name in QUESTION_DETAILS}
     null = float(scores[0].sum())
     return SlicePrediction(feature.id, question, answers, null, feature.tokens_cut, loss)
 
@@ -204,9 +210,9 @@ def _merge_question(slices: list[SlicePrediction], threshold: float | None) -> P
     null = min(piece.null_score for piece in slices)
     difference = max(-1e4, min(1e4, null - best.score))  # JSON knows no infinity
     is_null = not best.text or (threshold is not None and difference > threshold)
-    considered = [answer.score for answer in scores.values()]
-    considered += [null] if threshold is not None or is_null else []
-    log_probability = (null if is_null else best.score) - np.logaddexp.reduce(considered)
+    considered = list(scores.values())
+    considered += [replace(nothing, score=null)] if threshold is not None or is_null else []
+    log_total = np.logaddexp.reduce([answer.score for answer in considered])
     question, losses = slices[0].question, [p.loss for p in slices if p.loss is not None]
     return Prediction(
         id=question["id"],
@@ -215,10 +221,25 @@ def _merge_question(slices: list[SlicePrediction], threshold: float | None) -> P
         predicted="" if is_null else best.text,
         start=None if is_null else best.start,
         end=None if is_null else best.end,
-        probability=float(np.exp(log_probability)),
+        probability=float(np.exp((null if is_null else best.score) - log_total)),
         null_score_difference=difference,
         best=best.text,
+        nbest=_nbest(considered, log_total),
+        depth=question["depth"],
         length=question["length"],
         tokens_cut=slices[0].tokens_cut,
         loss=sum(losses) / len(losses) if losses else None,
     )
+
+
+def _nbest(considered: list[Answer], log_total: float) -> list[dict[str, Any]]:
+    ranked = sorted(considered, key=lambda answer: -answer.score)[:NUM_BEST]
+    return [
+        {
+            "text": answer.text,
+            "start": answer.start if answer.text else None,
+            "end": answer.end if answer.text else None,
+            "probability": float(np.exp(answer.score - log_total)),
+        }
+        for answer in ranked
+    ]
