@@ -11,6 +11,7 @@ from datasets import IterableDataset as Stream
 from datasets.exceptions import DatasetsError
 
 from longspan.config import DataConfig
+from longspan.data.formats.read import read_stream
 from longspan.data.sources import (
     READ_OPTIONS,
     existing,
@@ -29,7 +30,9 @@ def load_stream(config: DataConfig) -> tuple[Stream, dict[str, Dataset]]:
 
     Where the source has no dev split, the first documents of train are held out for it.
     """
-    streams = _open_streams(config)
+    streams = {
+        split: read_stream(rows, split, config) for split, rows in _open_streams(config).items()
+    }
     if "train" not in streams:
         raise UserError(f"data: {name_of(config)} has no train split; name it in data.splits.train")
     held_out = {
@@ -75,7 +78,8 @@ def _open_streams(config: DataConfig) -> dict[str, Stream]:
         }
     if config.path.startswith("embedded:") or Path(config.path).exists():
         # small enough to lie here: read whole, and dealt out like a stream
-        tables = load_splits(replace(config, dev_fraction=0.0, test_fraction=0.0), stratify=False)
+        raw = replace(config, dev_fraction=0.0, test_fraction=0.0, format=None)
+        tables = load_splits(raw, stratify=False)
         return {split: table.to_iterable_dataset() for split, table in tables.items()}
     return load_hub(config, streaming=True)
 

@@ -117,7 +117,8 @@ def _other_data(trained: DataConfig, given: dict[str, Any]) -> DataConfig:
     if "splits" in changes:
         changes["splits"] = trained.splits | changes["splits"]
     if "path" in changes or "files" in changes:
-        changes = {"files": None, "split_column": None, "name": None} | changes
+        replaced = ("files", "name", "revision", "format", "split_column")
+        changes = dict.fromkeys(replaced) | changes
     return from_dict(DataConfig, to_dict(trained) | changes, "data")
 
 
