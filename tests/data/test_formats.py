@@ -174,6 +174,7 @@ def test_hotpot_qa() -> None:
         "title": ["Film", "Scott", "Scott", "Scott", "Ed Wood", "Ed Wood"],
         "sent_id": [0, 0, 1, 2, 0, 1],
     }
+    assert row["context"] == HOTPOT["context"]  # as it was, for tasks that read it so
     assert row["supporting_facts"] == HOTPOT["supporting_facts"]  # even those that are not there
     assert found(row) == ["American", "American"]  # in the supporting sentences alone
     assert min(row["answers"]["answer_start"]) > text.index("Scott")

@@ -29,7 +29,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     """Rebuild the model from its run folder, evaluate it, write predictions beside it.
 
     Returns:
-        `split`, `metrics` and `by_length`.
+        `split` and the figures of `report.breakdown`.
 
     Raises:
         UserError: no finished run, no such split, data that does not fit.
@@ -61,11 +61,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     trainer = build_trainer(wanted, logger=False, callbacks=[], enable_checkpointing=False)
     data.trainer = trainer
     trainer.test(module, dataloaders=data.evaluation_loader(config.split), verbose=False)
-    summary = {
-        "split": config.split,
-        "metrics": task.metrics(module.predictions),
-        "by_length": report.by_length(task, module.predictions),
-    }
+    summary = {"split": config.split} | report.breakdown(task, module.predictions)
     file = folder.write_predictions(config.output or config.split, module.predictions)
     report.show(summary, folder.path)
     log.info("predictions: %s", file)

@@ -26,6 +26,7 @@ COLUMNS = QUESTION_COLUMNS | {
     "answer_type": Value("string"),  # span, yes or no
     "type": Value("string"),  # bridge or comparison
     "level": Value("string"),
+    "context": {"title": List(Value("string")), "sentences": List(List(Value("string")))},
     "titles": List(Value("string")),
     "title_spans": SPANS,
     "sentences": FACTS,  # the name of each sentence of the document, in its order …
@@ -69,6 +70,10 @@ def questions(row: Mapping[str, Any], separator: str) -> Iterator[dict[str, Any]
         "answer_type": answer.lower() if is_closed else "span",
         "type": row.get("type"),
         "level": row.get("level"),
+        "context": {
+            "title": [title for title, _ in paragraphs],
+            "sentences": [sentences for _, sentences in paragraphs],
+        },
         "titles": [title for title, _ in paragraphs],
         "title_spans": title_spans,
         "sentences": _by_column(names),
