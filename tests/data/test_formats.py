@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from longspan.data.formats import hotpot_qa, qasper, trivia_qa, wikihop
 from longspan.data.formats.document import DocumentBuilder, find_answers, records
 from longspan.errors import UserError
+from longspan.tasks.qa_answers import gold_answers
 
 
 def parts(text, spans):
@@ -78,6 +79,34 @@ def test_no_occurrence_is_missed(answers, text) -> None:
         if not any((a, b) != (s, e) and a <= s and e <= b for a, b in every)
     ]
     assert find_answers(answers, text) == longest
+
+
+ANY_TEXT = st.text(
+    st.one_of(
+        st.characters(codec="utf-8"),
+        st.sampled_from("ab İßΣς e\u0301\u200d👩👧🏽אבשلام\u064b\u200f\x00\u00a0\n東京ﬁ"),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@given(text=ANY_TEXT, data=st.data())
+def test_offsets_are_exact_in_any_script(text, data) -> None:
+    """What a format says of its answers needs no repair, whatever the characters."""
+    start = data.draw(st.integers(0, len(text) - 1))
+    answer = text[start : data.draw(st.integers(start + 1, len(text)))]
+    sentences = {"title": ["T", "U"], "sentences": [["x", text], [text]]}
+    (row,) = hotpot_qa.questions(HOTPOT | {"answer": answer, "context": sentences}, "\n\n")
+    assert parts(row["text"], row["sentence_spans"]) == ["x", text.strip(), text.strip()]
+    gold = gold_answers(row["answers"], row["text"], "here")
+    assert gold.repaired == 0
+    alone = f" {answer.strip()} "
+    if answer.strip() and alone.strip().lower() not in ("yes", "no"):
+        (row,) = hotpot_qa.questions(
+            HOTPOT | {"answer": answer, "context": {"title": ["T"], "sentences": [[alone]]}}, "\n"
+        )
+        assert answer.strip() in found(row)
 
 
 def test_records_are_read_in_both_of_arrows_forms() -> None:
