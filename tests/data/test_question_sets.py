@@ -272,9 +272,9 @@ def hub(monkeypatch, tmp_path):
 def encode_questions(make_encoder):
     """From a table to features, as `prepare` does it for task=qa."""
 
-    def encode(table, split, data, task=None):
+    def encode(table, split, data, task=None, policies=None):
+        policies = policies or GlobalsConfig(question=True)
         data = task_columns(QAConfig(), data, table.column_names)
-        policies = GlobalsConfig(question=True)
         encoder = make_encoder("embedded", data.max_length, data.truncate, policies)
         qa = QuestionAnswering(task or QAConfig())
         return encode_split(table, split, data=data, policies=policies, encoder=encoder, task=qa)
@@ -313,6 +313,22 @@ def test_no_document_is_in_two_splits(name, hub, composed):
     hub(PUBLISHED[name])
     tables = load_splits(composed(f"data={name}", "task=qa").data, stratify=False)
     assert not set(tables["train"]["title"]) & set(tables["dev"]["title"])
+
+
+def test_hotpot_qas_titles_and_sentence_beginnings_can_be_global(hub, composed, encode_questions):
+    hub(PUBLISHED["hotpot_qa"])
+    config = composed(
+        "data=hotpot_qa", "task=qa", "globals.column=global_spans", "globals.cls=false"
+    )
+    table = load_splits(config.data, stratify=False)["test"]
+    (feature,) = encode_questions(table, "test", config.data, policies=config.globals).read([0])
+    tokens = feature.offsets[feature.global_positions].tolist()
+    spans = table["global_spans"][0]
+    beginnings = [table["text"][0][start:].split()[0] for start, _ in spans]
+    assert beginnings == ["Bob", "Bob", "Ann", "Ann", "She"]
+    assert all(any(a <= start < b for a, b in tokens) for start, _ in spans)
+    assert all(any(a < end and start < b for start, end in spans) for a, b in tokens)
+    assert len(tokens) < len(feature.input_ids) / 2
 
 
 def test_a_published_set_streams(hub, composed):

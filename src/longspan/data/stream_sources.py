@@ -30,9 +30,9 @@ def load_stream(config: DataConfig) -> tuple[Stream, dict[str, Dataset]]:
 
     Where the source has no dev split, the first documents of train are held out for it.
     """
-    streams = {
-        split: read_stream(rows, split, config) for split, rows in _open_streams(config).items()
-    }
+    streams = _open_streams(config)
+    if config.format is not None:
+        streams = {split: _formatted(rows, split, config) for split, rows in streams.items()}
     if "train" not in streams:
         raise UserError(f"data: {name_of(config)} has no train split; name it in data.splits.train")
     held_out = {
@@ -47,6 +47,11 @@ def load_stream(config: DataConfig) -> tuple[Stream, dict[str, Dataset]]:
         if not len(table):
             raise UserError(f"data: the {split} split of {name_of(config)} is empty; give it rows")
     return train, held_out
+
+
+def _formatted(rows: Stream, split: str, config: DataConfig) -> Stream:
+    first = list(readable(rows.take(1)))
+    return read_stream(rows, list(first[0]), split, config) if first else rows
 
 
 def as_table(rows: Stream, documents: int) -> Dataset:

@@ -68,11 +68,8 @@ def read_table(table: Dataset, split: str, config: DataConfig) -> Dataset:
     return kept
 
 
-def read_stream(rows: Stream, split: str, config: DataConfig) -> Stream:
-    """The same for rows as they come."""
-    if config.format is None:
-        return rows
-    columns = list(next(iter(rows), {}))
+def read_stream(rows: Stream, columns: list[str], split: str, config: DataConfig) -> Stream:
+    """The same for rows as they come, which have these columns."""
     _check(columns, split, config)
     read = rows.map(
         questions_of(split, config), with_indices=True, batched=True, remove_columns=columns
