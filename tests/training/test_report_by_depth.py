@@ -78,6 +78,15 @@ def test_a_report_shows_depths_where_there_are_any():
     assert set(without) == {"metrics", "by_length"}
 
 
+def test_no_name_is_cut_in_the_widest_table():
+    task = QuestionAnswering(QAConfig(scoring="cuad"))
+    found = report.breakdown(task, [answered(0.0), answered(0.9, False), answered(None)])
+    file = io.StringIO()
+    report.show({"split": "test"} | found, "runs/x", Console(file=file, width=80))
+    assert "…" not in file.getvalue()
+    assert "precision_" in file.getvalue()
+
+
 def test_depths_are_drawn(tmp_path):
     files = draw_figures(TASK, [answered(0.0), answered(0.9, False)], tmp_path)
     assert set(files) == {"f1_by_length", "f1_by_depth"}

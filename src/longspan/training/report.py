@@ -1,5 +1,6 @@
 """What a run says at its end: metrics overall and by document length, speed, memory, folder."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from rich.table import Table
 from longspan.training.module import Task
 
 LENGTH_BOUNDS = (512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072, 262_144, 524_288)
+COLUMN_WIDTH = 10  # characters of a metric's name on one line
 DEPTH_PARTS = 5  # equal parts of a document, by where its answer begins
 
 
@@ -123,7 +125,7 @@ def depth_table(split: str, rows: list[dict[str, Any]]) -> Table:
     total = sum(row["documents"] for row in rows)
     measured = {name: value for row in rows for name, value in row.items()}
     names = [name for name in _shown(measured) if name not in ("from", "to", "documents")]
-    title = f"{split}: {total} documents with an answer, by where in them it begins"
+    title = f"{split}: {total} documents with an answer, by its depth"
     table = _table(title, "depth", names)
     for row in rows:
         span = f"{100 * row['from']:.0f}–{100 * row['to']:.0f} %"
@@ -138,8 +140,14 @@ def _shown(measured: dict[str, Any]) -> list[str]:
 def _table(title: str, first: str, names: list[str]) -> Table:
     table = Table(title=title)
     for name in (first, "documents", *names):
-        table.add_column(name, justify="right")
+        table.add_column(_in_lines(name), justify="right")
     return table
+
+
+def _in_lines(name: str) -> str:
+    """A name that is too long for a column, broken behind its underscores."""
+    lines = textwrap.wrap(name.replace("_", "_ "), COLUMN_WIDTH, break_long_words=False)
+    return "\n".join(line.replace("_ ", "_") for line in lines)
 
 
 def _cells(row: dict[str, Any], names: list[str]) -> list[str]:

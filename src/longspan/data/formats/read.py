@@ -52,7 +52,12 @@ def read_table(table: Dataset, split: str, config: DataConfig) -> Dataset:
         new_fingerprint=key,
         desc=f"read {split} as {config.format}",
     )
-    kept = read.filter(_has_text, input_columns="text", new_fingerprint=f"{key}kept")
+    kept = read.filter(
+        _has_text,
+        input_columns="text",
+        new_fingerprint=f"{key}kept",
+        desc=f"leave out questions of {split} without a document",
+    )
     if not len(kept):
         raise UserError(
             f"data.format={config.format}: no question of the {split} split has a document; check "
