@@ -89,9 +89,9 @@ def test_a_slice_holds_an_answer_whole_in_part_or_not_at_all() -> None:
     # two special tokens, then the tokens of characters 10 … 20
     offsets = np.array([[0, 0], [0, 0], [10, 13], [14, 17], [17, 20]], np.int32)
     reach = [9, 21]
-    assert token_spans([(10, 13)], offsets, reach) == ([[2, 2]], 0)
-    assert token_spans([(11, 18), (15, 16)], offsets, reach) == ([[2, 4], [3, 3]], 0)
-    assert token_spans([(5, 12), (19, 30)], offsets, reach) == ([], 2)
-    assert token_spans([(0, 5), (30, 31)], offsets, reach) == ([], 0)
-    assert token_spans([(9, 13)], offsets, reach) == ([[2, 2]], 0)  # white space before it
-    assert token_spans([(10, 13)], offsets[:2], reach) == ([], 0)
+    assert token_spans([(10, 13)], offsets, reach) == ([[2, 2]], [])
+    assert token_spans([(11, 18), (15, 16)], offsets, reach) == ([[2, 4], [3, 3]], [])
+    assert token_spans([(5, 12), (19, 30)], offsets, reach) == ([], [(5, 12), (19, 30)])
+    assert token_spans([(0, 5), (30, 31)], offsets, reach) == ([], [])
+    assert token_spans([(9, 13)], offsets, reach) == ([[2, 2]], [])  # white space before it
+    assert token_spans([(10, 13)], offsets[:2], reach) == ([], [])

@@ -77,6 +77,11 @@ class Config:
         """Whether global tokens have projections of their own, and there may be such tokens."""
         return self.model.global_projections == "separate" and self.globals.is_on
 
+    @property
+    def keeps_documents_whole(self) -> bool:
+        """Whether all slices of a document share a batch."""
+        return isinstance(self.task, QAConfig) and self.task.normalisation == "document"
+
     def _check_streaming(self) -> None:
         if self.task.name != "mlm":
             raise UserError(
@@ -119,8 +124,12 @@ class EvalConfig:
     run: str = ""  # the run folder
     split: Literal["train", "dev", "test"] = "test"
     output: str | None = None  # predictions/<output>.jsonl; null = the split's name
+    format: Literal["squad", "cuad"] | None = None  # predictions/<output>.<format>/ beside it, as
+    # the official scorer reads them
+    page: int = 100  # questions on predictions/<output>.html, worst first; 0 = no page
     data: dict[str, Any] = field(default_factory=dict)  # fields of data.*; null = as in the run
 
     def __post_init__(self) -> None:
         if not self.run:
             raise UserError("run is missing; give the folder of a run: run=runs/…")
+        at_least(0, "page", self.page)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from longspan.config.checks import at_least, probability
+from longspan.config.checks import above_zero, at_least, probability
 from longspan.errors import UserError
 
 
@@ -61,12 +61,16 @@ class QAConfig:
     name: Literal["qa"] = "qa"
     loss: Literal["or", "single"] = "or"  # any gold span is right (Clark & Gardner 2018), or the
     # first alone
+    normalisation: Literal["slice", "document"] = "slice"  # what a score's softmax runs over
+    answerability: Literal["null_score", "head"] = "null_score"  # of [CLS], as BERT; or a head's
     long_documents: Literal["slices", "truncate"] = "slices"  # all of it, or data.truncate's part
     max_question_length: int = 64  # tokens; the rest of a question is cut
     max_answer_length: int = 30  # tokens
     top_k: int = 20  # starts and ends that are combined to answers
     scoring: Literal["squad", "triviaqa", "cuad"] = "squad"  # whose official metrics are taken
-    null_threshold: float | None = 0.0  # no answer where that is better by more; null = always one
+    null_threshold: float | Literal["auto"] | None = "auto"  # no answer where that is better by
+    # more, in nats; auto = of the highest F1 on dev; null = always an answer
+    temperature: float | Literal["auto"] = "auto"  # of answers' probabilities; auto = fitted on dev
     head_activation: Literal["tanh", "relu", "gelu"] | None = None  # of a dense layer before the
     head_norm: bool | None = None  # span scores; null = as the pretrained family's own heads have
     head_bias: bool | None = None  # it, else none of it
@@ -74,6 +78,8 @@ class QAConfig:
     def __post_init__(self) -> None:
         for name in ("max_question_length", "max_answer_length", "top_k"):
             at_least(1, f"task.{name}", getattr(self, name))
+        if self.temperature != "auto":
+            above_zero("task.temperature", self.temperature)
         if self.head_activation is None:
             for name in ("head_norm", "head_bias"):
                 if getattr(self, name) is not None:

@@ -68,6 +68,10 @@ class FeatureSet:
         """Of each document, however many features it became."""
         return list(dict(zip(self.table["row"][:], self.table["text_digest"][:])).values())
 
+    def documents(self) -> list[int]:
+        """(features,) which row of the source each feature is of; they stand side by side."""
+        return self.table["row"][:]
+
     def report_truncation(self) -> dict[str, float]:
         """Log how much of the split truncation took away, and return it."""
         cut = np.asarray(self.table["tokens_cut"][:])

@@ -96,7 +96,10 @@ def _span_head(task: QAConfig, activation: str | None, norm: bool) -> list[str]:
         "head_norm": bool(task.head_norm),
         "head_bias": task.head_bias is not False,
     }
-    return [f"task.{name}={getattr(task, name)}" for name in needed if needed[name] != given[name]]
+    obstacles = [f"task.{n}={getattr(task, n)}" for n in needed if needed[n] != given[n]]
+    if task.answerability == "head":
+        obstacles.append("task.answerability=head")
+    return obstacles
 
 
 def _classification_head(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from longspan.tasks.cuad_metrics import cuad
 from longspan.tasks.qa_decoding import Prediction
 from longspan.tasks.qa_metrics import best_thresholds, squad
+from longspan.tasks.qa_official import by_text
 from longspan.tasks.triviaqa_metrics import triviaqa
 
 
@@ -23,6 +24,7 @@ def official_metrics(predictions: Sequence[Prediction], scoring: str) -> dict[st
         differences = [p.null_score_difference for p in predictions]
         measured |= best_thresholds([p.best for p in predictions], gold, differences)
     if scoring == "cuad":
-        ids, nbest = [p.id for p in predictions], [p.nbest for p in predictions]
+        # as they are written for the scorer itself
+        ids, nbest = [p.id for p in predictions], [by_text(p.nbest) for p in predictions]
         measured = cuad(ids, nbest, gold) | measured
     return measured

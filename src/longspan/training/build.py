@@ -25,7 +25,7 @@ from longspan.pretrained.tokenizer import (
     give_token_types,
     load_tokenizer,
 )
-from longspan.tasks.qa import report_losses
+from longspan.tasks.qa_ledger import report_losses
 from longspan.training.module import Task
 from longspan.training.optim import bf16_in_hardware
 
