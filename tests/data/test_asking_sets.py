@@ -1,4 +1,4 @@
-"""`data=contract_nli` and `data=quality`, and HotpotQA for task=multihop, on the hub's columns."""
+"""Pairs, choices and multi-hop questions from the hub, on the hub's own columns."""
 
 import datasets
 import pytest
@@ -23,7 +23,7 @@ SETS = {
     "emozilla/quality": (
         {"article": STRING, "question": STRING, "options": List(STRING),
          "answer": Value("int64"), "hard": Value("bool")},
-        [{"article": ARTICLE * 3, "question": f"What is ship {i}?", "hard": False,
+        [{"article": f"{i // 2}. {ARTICLE * 3}", "question": f"What is ship {i}?", "hard": False,
           "options": ["old", "new", "lost", "red"], "answer": i % 4} for i in range(12)],
         ("train", "validation"),
     ),
@@ -36,6 +36,13 @@ SETS = {
           "context": {"title": ["Ship", "Sea"],
                       "sentences": [["It is old.", " It is big."], ["It is blue.", " Old too."]]}}
          for i in range(12)],
+        ("train", "validation"),
+    ),
+    "community-datasets/qangaroo": (
+        {"query": STRING, "supports": List(STRING), "candidates": List(STRING), "answer": STRING,
+         "id": STRING},
+        [{"query": f"place_of_birth ann {i}", "supports": ["Ann was born in Paris .", "Paris ."],
+          "candidates": ["rome", "paris"], "answer": "paris", "id": f"{i}"} for i in range(12)],
         ("train", "validation"),
     ),
 }  # fmt: skip
@@ -78,7 +85,7 @@ def test_contract_nli(prepared, tokenizers):
 def test_quality(prepared, tokenizers):
     _, found = prepared("data=quality", "task=choice")
     assert {name: len(split) for name, split in found.splits.items()} == {
-        "train": 11, "dev": 1, "test": 12
+        "train": 10, "dev": 2, "test": 12  # the two questions of an article stay together
     }  # fmt: skip
     (feature,) = found.splits["test"].read([6])
     assert feature.label == 2
@@ -86,11 +93,19 @@ def test_quality(prepared, tokenizers):
     assert asked == "[CLS]What is ship 6?[SEP] old[SEP] new[SEP] lost[SEP] red"
 
 
-def test_hotpot_qa_as_the_hub_has_it(prepared):
-    columns = ("data.text_column=context", "data.answers_column=answer")
-    hub = ("data=files", "data.path=hotpotqa/hotpot_qa", "data.name=distractor",
-           "data.splits={train:train,dev:null,test:validation}")  # fmt: skip
-    _, found = prepared("task=multihop", *hub, *columns)
+def test_wikihop(prepared, tokenizers):
+    _, found = prepared("data=wikihop", "task=choice", "data.answers_column=answer")
+    (feature,) = found.splits["test"].read([5])
+    assert (feature.id, feature.label) == ("5", 1)
+    asked = tokenizers["embedded"].decode(feature.input_ids[feature.global_positions].tolist())
+    assert asked == "[CLS]place of birth ann 5[SEP] rome[SEP] paris"
+
+
+@pytest.mark.parametrize("format", ["hotpot_qa", "null"])
+def test_hotpot_qa(prepared, format):
+    """With the columns that `data.format` makes, and with the hub's."""
+    columns = ("data.text_column=context", "data.answers_column=answer", f"data.format={format}")
+    _, found = prepared("data=hotpot_qa", "task=multihop", *columns)
     (feature,) = found.splits["test"].read([3])
     assert feature.id == "3"
     assert feature.label["sentences"] == [1, 0, 0, 1]

@@ -157,6 +157,16 @@ def test_the_answer_is_a_part_of_the_document_with_its_place(make_slices):
     json.dumps(found.to_dict(), allow_nan=False)
 
 
+@pytest.mark.parametrize(
+    ("answers", "depth"),
+    [(["w18 w19"], 50 / 73), (["w19", "w5"], 3 / 73), (["x"], None), ([], None)],
+)
+def test_the_depth_is_where_the_first_gold_answer_begins(make_slices, answers, depth):
+    qa, slices = make_slices(answers=answers, stride=2)
+    assert len(TEXT) == 73
+    assert answer(qa, slices, (0, 6, 7)).depth == depth
+
+
 def test_an_answer_never_lies_in_the_question_nor_ends_before_it_starts(make_slices):
     qa, slices = make_slices(answers=["w9"], length=64, null_threshold=None)
     found = answer(qa, slices, (0, 2, 3), (0, 20, 9), (0, 11, 11))

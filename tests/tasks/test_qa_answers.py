@@ -42,6 +42,20 @@ def test_a_start_that_misses_is_repaired_to_the_nearest(start: int, span: tuple[
     assert (gold.spans, gold.repaired, gold.dropped) == ([span], 1, 0)
 
 
+@pytest.mark.parametrize(
+    ("cell", "texts", "spans", "dropped"),
+    [
+        ({"text": ["Paris"], "answer_start": [13]}, ["Paris", "Lutetia"], [FIRST], 0),
+        ({"text": ["Lutetia"]}, ["Lutetia"], [], 1),
+        ({"text": []}, ["Lutetia"], [], 1),  # no alias of the answer stands in the document
+    ],
+)
+def test_aliases_are_right_but_not_looked_for(cell, texts, spans, dropped) -> None:
+    gold = gold_answers(cell | {"aliases": ["Lutetia"]}, DOCUMENT, "here")
+    assert (gold.texts, gold.spans, gold.dropped) == (texts, spans, dropped)
+    assert gold_answers({"text": [], "aliases": []}, DOCUMENT, "here").dropped == 0
+
+
 def test_an_answer_that_does_not_occur_is_dropped_but_stays_gold() -> None:
     gold = gold_answers({"text": ["Rome", "Paris"], "answer_start": [3, 13]}, DOCUMENT, "here")
     assert (gold.texts, gold.spans, gold.dropped) == (["Rome", "Paris"], [FIRST], 1)

@@ -43,14 +43,18 @@ class DataConfig:
 
     path: str = "embedded:sotu"  # embedded:<name>, a local file or folder, or a hub id
     name: str | None = None  # configuration name on the hub
+    revision: str | None = None  # branch, tag or commit on the hub
     files: dict[str, str | None] | None = None  # train/dev/test → local file, instead of path
     splits: dict[str, str | None] = field(  # our split → the source's split; null = cut our own
         default_factory=lambda: {"train": "train", "dev": "validation", "test": "test"}
     )
+    format: Literal["hotpot_qa", "qasper", "trivia_qa", "wikihop"] | None = None  # data set whose
+    # columns become id, question, text and answers (docs/data.md); null = columns as named below
     split_column: str | None = None  # one table that names each row's split in a column
     dev_fraction: float = 0.1  # share cut from train where the source has no dev split
     test_fraction: float = 0.2  # share cut from train where the source has no test split
     split_seed: int = 0
+    group_column: str | None = None  # rows that are alike in it fall into one split
     id_column: str | None = None  # null = <split>-<row number>
     text_column: str | tuple[str, ...] = "text"  # several columns, or a list cell: joined sections
     text_pair_column: str | None = None

@@ -195,7 +195,8 @@ def read_gold(
     """
     if not isinstance(answer, str) or not answer.strip():
         raise UserError(
-            f"{where}: the answer {str(answer)[:60]!r} is no text; give every row one, or drop it"
+            f"{where}: the answer {str(answer)[:60]!r} is no text; give every row one, or name its "
+            "column in data.answers_column"
         )
     known = _facts(facts, paragraphs, where)
     closed = answer.strip().lower()

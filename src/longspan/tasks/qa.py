@@ -12,14 +12,14 @@ from longspan.config import ModelConfig, QAConfig
 from longspan.document import RawDocument
 from longspan.encoding import DocumentEncoder
 from longspan.errors import UserError
-from longspan.tasks.qa_answers import gold_answers, token_spans
+from longspan.tasks.qa_answers import GoldAnswers, gold_answers, token_spans
 from longspan.tasks.qa_calibration import calibrate, fixed
 from longspan.tasks.qa_decoding import Prediction, SlicePrediction, decode_slices
 from longspan.tasks.qa_head import span_head
 from longspan.tasks.qa_ledger import ledger_counts
 from longspan.tasks.qa_loss import ENDS, STARTS, span_loss
 from longspan.tasks.qa_merging import decide, merge_slices
-from longspan.tasks.qa_metrics import squad
+from longspan.tasks.qa_scoring import official_metrics
 
 UNKNOWN = "unknown"  # label of a slice of a question whose answers do not occur in its document
 
@@ -46,7 +46,7 @@ class QuestionAnswering:
     @property
     def monitor(self) -> tuple[str, str]:
         """The metric that says which checkpoint is best, and in which direction."""
-        return "f1", "max"
+        return ("aupr" if self.config.scoring == "cuad" else "f1"), "max"
 
     @property
     def fingerprint(self) -> Any:
@@ -80,7 +80,7 @@ class QuestionAnswering:
         """Slices with gold spans, with what decoding needs, and the count of what was lost."""
         gold = gold_answers(document.label, document.text, document.where or "")
         found = [token_spans(gold.spans, _offsets(p), p.details["reach"]) for p in slices]
-        length = _tokens_once(slices)
+        length, depth = _tokens_once(slices), _depth(gold, document)
         labelled = []
         for number, (piece, (spans, _)) in enumerate(zip(slices, found, strict=True)):
             label: Any = None
@@ -89,7 +89,8 @@ class QuestionAnswering:
             answers = gold.texts if document.where is not None else None
             details = piece.details | {
                 "id": document.id, "slice": number, "question": document.pair,
-                "answers": answers, "length": length, **_text_of(document.text, piece),
+                "answers": answers, "length": length, "depth": depth,
+                **_text_of(document.text, piece),
             }  # fmt: skip
             labelled.append(replace(piece, label=label, details=details))
         if document.where is not None:
@@ -157,12 +158,17 @@ class QuestionAnswering:
         return [decide(question, self.decision) for question in merged]
 
     def metrics(self, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """Loss, exact match and F1 over questions whose gold answers are known."""
+        """Loss and the chosen scorer's figures over questions whose gold answers are known."""
         known = [p for p in predictions if p.gold is not None]
         if not known:
             return {}
-        measured = squad([p.predicted for p in known], [p.gold or [] for p in known])
-        return {"loss": sum(p.loss or 0.0 for p in known) / len(known)} | measured
+        loss = {"loss": sum(p.loss or 0.0 for p in known) / len(known)}
+        return loss | official_metrics(known, self.config.scoring)
+
+
+def _depth(gold: GoldAnswers, document: RawDocument) -> float | None:
+    """Where the first gold answer starts, as a share of the document's characters."""
+    return min(start for start, _ in gold.spans) / len(document.text) if gold.spans else None
 
 
 def _offsets(piece: Feature) -> np.ndarray:

@@ -33,6 +33,7 @@ def gold_answers(cell: Any, document: str, where: str) -> GoldAnswers:
     Args:
         cell: {"text": [...], "answer_start": [...]} or a list of such single answers, as SQuAD
             has it; or a list of texts, which stand wherever they occur; None = unanswerable.
+            "aliases" beside "text" are right too, but are not looked for.
         document: what `answer_start` counts characters of.
         where: split and row, for messages.
 
@@ -60,7 +61,9 @@ def gold_answers(cell: Any, document: str, where: str) -> GoldAnswers:
             found = [] if nearest is None else [(nearest, nearest + len(text))]
         dropped += not found
         spans |= dict.fromkeys(found)
-    return GoldAnswers(list(dict.fromkeys(texts)), list(spans), repaired, dropped)
+    aliases = (cell.get("aliases") or []) if isinstance(cell, dict) else []
+    dropped += bool(aliases and not texts)  # the one answer that they all name
+    return GoldAnswers(list(dict.fromkeys([*texts, *aliases])), list(spans), repaired, dropped)
 
 
 def _texts_and_starts(cell: Any, where: str) -> tuple[list[Any], list[Any]]:

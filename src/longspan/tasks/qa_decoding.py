@@ -37,7 +37,7 @@ class SlicePrediction:
 
     Attributes:
         id: the slice.
-        question: its name, text, gold answers and length (`Feature.details`).
+        question: its name, text, gold answers, their depth and the length (`Feature.details`).
         answers: best first; none where the slice holds nothing of the document.
         null: log-probability, within the slice, that no answer starts, and that none ends.
         partition: log of the sum that start and end probabilities were divided by, so that they
@@ -77,6 +77,7 @@ class Prediction:
         length: tokens of question and document together that the model read, each once.
         tokens_cut: of the document, by truncation.
         loss: of the question; None where gold is unknown.
+        depth: where its first gold answer starts, as a share of the document; None without one.
     """
 
     id: str
@@ -92,6 +93,7 @@ class Prediction:
     length: int
     tokens_cut: int
     loss: float | None
+    depth: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -124,7 +126,8 @@ def decode_slices(
     return [
         SlicePrediction(
             feature.id,
-            {name: feature.details[name] for name in ("id", "question", "answers", "length")},
+            {name: feature.details[name] for name in ("id", "question", "answers", "length")}
+            | {"depth": feature.details.get("depth")},
             slice_answers(feature, pieces[bounds[i] : bounds[i + 1]], config),
             (float(pieces[bounds[i], 0]), float(pieces[bounds[i], 1])),
             tuple(sums[i]),

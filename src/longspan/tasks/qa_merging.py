@@ -161,4 +161,5 @@ def decide(merged: MergedQuestion, decision: Decision) -> Prediction:
         length=question["length"],
         tokens_cut=merged.tokens_cut,
         loss=merged.loss,
+        depth=question.get("depth"),
     )

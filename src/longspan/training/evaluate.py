@@ -39,7 +39,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     """Rebuild the model from its run folder, evaluate it, write predictions beside it.
 
     Returns:
-        `split`, `metrics` and `by_length`.
+        `split` and the figures of `report.breakdown`.
 
     Raises:
         UserError: no finished run, no such split, data that does not fit.
@@ -70,11 +70,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     trainer = build_trainer(wanted, logger=False, callbacks=[], enable_checkpointing=False)
     data.trainer = trainer
     trainer.test(module, dataloaders=data.evaluation_loader(config.split), verbose=False)
-    summary = {
-        "split": config.split,
-        "metrics": task.metrics(module.predictions),
-        "by_length": report.by_length(task, module.predictions),
-    }
+    summary: dict[str, Any] = {"split": config.split} | report.breakdown(task, module.predictions)
     name = config.output or config.split
     written = {"predictions": folder.write_predictions(name, module.predictions)}
     if official is not None:
@@ -176,7 +172,8 @@ def _other_data(trained: DataConfig, given: dict[str, Any]) -> DataConfig:
     if "splits" in changes:
         changes["splits"] = trained.splits | changes["splits"]
     if "path" in changes or "files" in changes:
-        changes = {"files": None, "split_column": None, "name": None} | changes
+        replaced = ("files", "name", "revision", "format", "split_column")
+        changes = dict.fromkeys(replaced) | changes
     return from_dict(DataConfig, to_dict(trained) | changes, "data")
 
 

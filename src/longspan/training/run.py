@@ -156,8 +156,7 @@ def _finish(
     if split is not None:
         evaluate = trainer.test if split == "test" else trainer.validate
         evaluate(module, dataloaders=data.evaluation_loader(split), verbose=False)
-        summary["metrics"] = module.task.metrics(module.predictions)
-        summary["by_length"] = report.by_length(module.task, module.predictions)
+        summary |= report.breakdown(module.task, module.predictions)
     if trainer.is_global_zero:
         save_model(
             folder.model,
