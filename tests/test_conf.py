@@ -205,7 +205,17 @@ LABELS = {
     "regression": [0.5, -2],
     "mlm": ["not", "read"],
     "qa": [["nation"], []],
+    "multihop": ["nation", "yes"],
+    "choice": ["nation", "the"],
 }
+# What the rows of a task hold beside text, question, label and answers.
+CELLS = {
+    "multihop": {
+        "text": [{"title": "a", "text": "the nation", "is_supporting": True},
+                 {"title": "b", "text": "the sea", "is_supporting": False}],
+    },
+    "choice": {"candidates": ["the", "nation"]},
+}  # fmt: skip
 
 
 @one_step
@@ -216,6 +226,7 @@ def test_every_task_steps_once(step_once, task, tmp_path):
         files[split] = tmp_path / f"{split}.jsonl"
         rows = [
             {"text": "the nation", "question": "which", "label": label, "answers": label}
+            | CELLS.get(task, {})
             for label in LABELS[task] * 4
         ]
         files[split].write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -50,6 +50,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.write_text("".join(json.dumps(line | {"text": f"{line['text']} {split} {i}"}) + "\n"
                                 for i, line in enumerate(lines)))  # fmt: skip
     write_questions(place)
+    write_other_questions(place)
     shutil.copy(place / "test.jsonl", place / "more.jsonl")
     (place / "more.csv").write_text(
         "text,era\nFellow citizens of the Senate,before 1861\nMy fellow Americans,from 1961\n"
@@ -72,6 +73,22 @@ def write_questions(place: Path) -> None:
     paragraphs = [{"context": row.pop("context"), "qas": [row]} for row in rows]
     squad = {"data": [{"title": "films", "paragraphs": paragraphs}]}
     (place / "squad.json").write_text(json.dumps(squad))
+
+
+def write_other_questions(place: Path) -> None:
+    """Questions over several paragraphs, choices among candidates, pairs of texts."""
+    tables: dict[str, list[dict[str, object]]] = {"hops": [], "choices": [], "pairs": []}
+    for i in range(24):
+        question, name = f"What is film {i}?", {"id": str(i)}
+        context = {"title": [f"Film {i}", "Sea"], "sentences": [["It is good."], ["It is blue."]]}
+        facts = {"title": [f"Film {i}"], "sent_id": [0]}
+        asked = name | {"question": question, "answer": "good"}
+        tables["hops"].append(asked | {"context": context, "supporting_facts": facts})
+        tables["choices"].append(asked | {"text": "It is good.", "candidates": ["bad", "good"]})
+        pair = {"premise": f"Film {i} is good.", "hypothesis": "good" if i % 2 else "bad"}
+        tables["pairs"].append(pair | {"label": ["contradiction", "entailment"][i % 2]})
+    for table, rows in tables.items():
+        (place / f"{table}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_pages_hold_commands_in_the_form_that_is_tested() -> None:

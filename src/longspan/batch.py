@@ -21,7 +21,7 @@ class Feature:
         input_ids: (L,) token ids, special tokens included.
         global_positions: (G,) places in `input_ids` that are global, ascending.
         label: class index, list of zeros and ones, or a number; (L,) int64 array where every
-            token has one; None where unknown.
+            token has one, (L, k) where it has k; None where unknown.
         tokens_cut: tokens that truncation took away.
         is_empty: whether the text held nothing but white space.
         token_type_ids: (L,) segments as the tokenizer numbers them; None = all 0.
@@ -59,7 +59,7 @@ class PackedBatch:
         cu_seqlens: (D+1,) int32 bounds of the documents, as in flash-attn's varlen functions.
         token_type_ids: (T,) int64.
         global_mask: (T,) bool.
-        labels: (D,) int64, (D, labels) or (D,) float32, or (T,) int64; None where unknown.
+        labels: (D,) int64, (D, labels) or (D,) float32, (T,) or (T, k) int64; None where unknown.
         features: what the batch was made of, for predictions.
         weight: of its documents together, in the task's measure (`Task.weight`); 0 where a rank
             only keeps step with the others: it counts for nothing.

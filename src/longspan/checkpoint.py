@@ -25,6 +25,8 @@ ARCHITECTURES = {  # of a task
     "classification": "LongspanForSequenceClassification",
     "mlm": "LongspanForMaskedLM",
     "qa": "LongspanForQuestionAnswering",
+    "multihop": "LongspanModel",  # the encoder alone
+    "choice": "LongspanModel",
 }
 
 

@@ -49,7 +49,9 @@ def predict(
     model: Annotated[Path, typer.Argument(help="run folder, or the model folder in it")],
     document: Annotated[Path | None, typer.Option(help="a text file")] = None,
     question: Annotated[str | None, typer.Option(help="asked about the document")] = None,
-    rows: Annotated[Path | None, typer.Option(help="jsonl: text, and question, pair, id")] = None,
+    rows: Annotated[
+        Path | None, typer.Option(help="jsonl: text, question, pair, candidates, id")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="jsonl to write; without, printed")] = None,
 ) -> None:
     """Label documents, or answer questions about them; JSON lines come out."""

@@ -1,7 +1,8 @@
 """A tokenised document, before it is a feature: tokens with their place in the text."""
 
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -21,6 +22,7 @@ class RawDocument:
         global_cell: its cell of `globals.column`, where there is one.
         label: its label cell, where labels are read.
         where: split and row, to name the label cell in an error; None where labels are not read.
+        cells: what else its task reads of the row, by what it is to the task.
     """
 
     id: str
@@ -29,6 +31,7 @@ class RawDocument:
     global_cell: Any = None
     label: Any = None
     where: str | None = None
+    cells: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,32 @@
 """Which task a config means, built from the data it trains on or from what a model remembers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from longspan.config import (
+    AskingConfig,
+    ChoiceConfig,
     ClassificationConfig,
     Config,
     DataConfig,
     MaskedLMConfig,
+    MultiHopConfig,
     QAConfig,
     TaskConfig,
 )
 from longspan.errors import UserError
 from longspan.pretrained.tokenizer import PreTrainedTokenizerFast
+from longspan.tasks import choice, multihop, qa_ledger
+from longspan.tasks.choice import Choice
 from longspan.tasks.classification import Classification
 from longspan.tasks.masked_lm import MaskedLM, Vocabulary
+from longspan.tasks.multihop import MultiHop
 from longspan.tasks.qa import QuestionAnswering
+
+KnownTask = Choice | Classification | MaskedLM | MultiHop | QuestionAnswering
 
 
 def has_classes(task: TaskConfig) -> bool:
@@ -37,7 +45,7 @@ def task_columns(task: TaskConfig, data: DataConfig, columns: Sequence[str]) -> 
     Raises:
         UserError: no column of questions.
     """
-    if not isinstance(task, QAConfig):
+    if not isinstance(task, AskingConfig):
         return data
     if data.question_column not in columns:
         raise UserError(
@@ -54,12 +62,32 @@ def task_columns(task: TaskConfig, data: DataConfig, columns: Sequence[str]) -> 
     )
 
 
+def task_cells(task: TaskConfig, data: DataConfig, columns: Sequence[str]) -> dict[str, str]:
+    """What else the task reads of a row (`RawDocument.cells`), and the columns it stands in.
+
+    Raises:
+        UserError: no column of candidates.
+    """
+    if isinstance(task, ChoiceConfig):
+        if data.candidates_column not in columns:
+            raise UserError(
+                f"data.candidates_column={data.candidates_column} is not a column; there are "
+                f"{', '.join(columns)}"
+            )
+        return {"candidates": data.candidates_column}
+    if isinstance(task, MultiHopConfig):
+        assert isinstance(data.text_column, str), "Config checks it"
+        facts = {"facts": data.facts_column} if data.facts_column in columns else {}
+        return {"paragraphs": data.text_column} | facts
+    return {}
+
+
 def new_task(
     config: Config,
     cells: Sequence[Any],
     names: list[str] | None,
     tokenizer: PreTrainedTokenizerFast,
-) -> Classification | MaskedLM | QuestionAnswering:
+) -> KnownTask:
     """The task, with what it learns from the label cells of the training split.
 
     Args:
@@ -68,12 +96,10 @@ def new_task(
         names: the data set's own for its integers, if it has any.
         tokenizer: as loaded.
     """
-    if isinstance(config.task, MaskedLMConfig):
-        return MaskedLM(config.task, vocabulary(tokenizer))
-    if isinstance(config.task, QAConfig):
-        return QuestionAnswering(config.task)
-    column = config.data.label_column
-    return Classification.from_training_labels(config.task, cells, names, column)
+    if isinstance(config.task, ClassificationConfig):
+        column = config.data.label_column
+        return Classification.from_training_labels(config.task, cells, names, column)
+    return _without_labels(config.task, tokenizer)
 
 
 def known_task(
@@ -81,13 +107,36 @@ def known_task(
     labels: list[str],
     names: list[str] | None,
     tokenizer: PreTrainedTokenizerFast,
-) -> Classification | MaskedLM | QuestionAnswering:
+) -> KnownTask:
     """The task as a saved model knows it, for a data set with these `names` for its integers."""
-    if isinstance(config.task, MaskedLMConfig):
-        return MaskedLM(config.task, vocabulary(tokenizer))
-    if isinstance(config.task, QAConfig):
-        return QuestionAnswering(config.task)
-    return Classification(config.task, labels, names)
+    if isinstance(config.task, ClassificationConfig):
+        return Classification(config.task, labels, names)
+    return _without_labels(config.task, tokenizer)
+
+
+def _without_labels(
+    task: MaskedLMConfig | AskingConfig, tokenizer: PreTrainedTokenizerFast
+) -> KnownTask:
+    if isinstance(task, MaskedLMConfig):
+        return MaskedLM(task, vocabulary(tokenizer))
+    if isinstance(task, MultiHopConfig):
+        return MultiHop(task)
+    if isinstance(task, ChoiceConfig):
+        return Choice(task)
+    return QuestionAnswering(task)
+
+
+def report_losses(task: TaskConfig, split: str, counts: Mapping[str, float]) -> dict[str, float]:
+    """Say what encoding took away from a split's questions, and what that caps.
+
+    Raises:
+        UserError: a training split that teaches nothing.
+    """
+    if isinstance(task, QAConfig):
+        return qa_ledger.report_losses(split, counts)
+    if isinstance(task, MultiHopConfig):
+        return multihop.report_losses(split, counts)
+    return choice.report_losses(split, counts) if isinstance(task, ChoiceConfig) else {}
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:

@@ -19,14 +19,17 @@ from torch import nn
 
 from longspan.batch import Feature, pack
 from longspan.checkpoint import read_model
-from longspan.config import Config, MaskedLMConfig, QAConfig
+from longspan.config import AskingConfig, ChoiceConfig, Config, MaskedLMConfig, MultiHopConfig
 from longspan.document import RawDocument
 from longspan.encoding import DocumentEncoder
 from longspan.errors import UserError
 from longspan.known_tasks import known_task
 from longspan.model.encoder import Encoder
 from longspan.pretrained.tokenizer import document_encoder, load_tokenizer
+from longspan.tasks import choice_decoding, multihop_decoding
+from longspan.tasks.choice import Choice
 from longspan.tasks.classification import Classification
+from longspan.tasks.multihop import MultiHop
 from longspan.tasks.qa import QuestionAnswering
 
 DOCUMENTS_AT_ONCE = 16  # that are held in memory together
@@ -45,37 +48,51 @@ class Predictor:
     """
 
     config: Config
-    task: Classification | QuestionAnswering
+    task: Classification | QuestionAnswering | MultiHop | Choice
     documents: DocumentEncoder
     encoder: Encoder
     head: nn.Module
 
     def predict(
-        self, text: str, question: str | None = None, pair: str | None = None, id: str = "0"
+        self,
+        text: Any,
+        question: str | None = None,
+        pair: str | None = None,
+        id: str = "0",
+        candidates: Sequence[str] | None = None,
     ) -> dict[str, Any]:
         """What the model says about one document.
 
         Args:
             text: the document, however long: questions are answered from all of it, in slices;
                 other tasks read the part that training read (`data.max_length`, `data.truncate`).
+                For a multi-hop model, paragraphs as `multihop_rows.read_paragraphs` takes them.
             question: where the model answers questions.
             pair: the second text, where the model was trained with one.
             id: names the document in the result.
+            candidates: where the model chooses among some.
 
         Returns:
             classification: `id`, `predicted`, `probabilities` by label, `length` and `tokens_cut`.
             question answering: `id`, `question`, `answer` ("" = none), its characters `start` and
                 `end` in the text, `probability`, and a `snippet` around it.
+            multi-hop: likewise, with its `type` (span, yes, no) and the supporting `facts`
+                (`title`, `sentence` from 0 on, `probability`) for a snippet; characters count in
+                the paragraphs as one text (`multihop_rows.Passage`).
+            choice: `id`, `question`, `predicted`, its `index` from 0 on, `candidates` and their
+                `probabilities`, `length` and `tokens_cut`.
 
         Raises:
             UserError: a ValueError; an empty question or document, a question for a model that
                 answers none or none for one that does.
         """
-        (row,) = self.predict_all([{"id": id, "text": text, "question": question, "pair": pair}])
-        return row
+        row = {"id": id, "text": text, "question": question, "pair": pair, "candidates": candidates}
+        (predicted,) = self.predict_all([row])
+        return predicted
 
     def predict_all(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Predictions of rows of `text`, and `question` or `pair`, and maybe `id`, in their order.
+        """Predictions of rows of `text`, `question`, `pair` and `candidates`, as the model reads
+        them, and maybe `id`, in their order.
 
         Rows are read as predictions are asked for.
         """
@@ -86,22 +103,27 @@ class Predictor:
     def _document(self, number: int, row: dict[str, Any]) -> RawDocument:
         name = str(number if row.get("id") is None else row["id"])
         text, question, pair = row.get("text"), row.get("question"), row.get("pair")
+        candidates, task = row.get("candidates"), self.config.task
+        cells = {"candidates": candidates} if isinstance(task, ChoiceConfig) else {}
+        if candidates is not None and not cells:
+            raise UserError(f"document {name} has candidates, but this model's task is {task.name}")
+        if isinstance(task, MultiHopConfig):
+            cells = {"paragraphs": text}
+            text = ""
         if not isinstance(text, str):
             raise UserError(f"document {name} has no text; give one")
-        answers = isinstance(self.config.task, QAConfig)
+        answers = isinstance(task, AskingConfig)
         if answers and not isinstance(question, str):
             raise UserError(f"document {name} has no question; this model answers questions")
         if question is not None and not answers:
-            raise UserError(
-                f"document {name} has a question, but this model's task is {self.config.task.name}"
-            )
+            raise UserError(f"document {name} has a question, but this model's task is {task.name}")
         needs_pair = self.config.data.text_pair_column is not None
         if needs_pair != (pair is not None) and not answers:
             raise UserError(
                 f"document {name}: this model was trained {'with' if needs_pair else 'without'} a "
                 f"second text; {'give pair' if needs_pair else 'drop pair'}"
             )
-        return RawDocument(id=name, text=text, pair=question or pair)
+        return RawDocument(id=name, text=text, pair=question or pair, cells=cells)
 
     @torch.inference_mode()
     def _predict(self, documents: Sequence[RawDocument]) -> Iterator[dict[str, Any]]:
@@ -134,7 +156,7 @@ def load_predictor(folder: str | PathLike[str]) -> Predictor:
         )
     tokenizer = load_tokenizer(str(place))
     task = known_task(config, labels, None, tokenizer)
-    assert isinstance(task, Classification | QuestionAnswering)
+    assert isinstance(task, Classification | QuestionAnswering | MultiHop | Choice)
     encoder = Encoder(config.model)
     model = nn.ModuleDict(
         {"encoder": encoder, "head": task.head(config.model, encoder.token_embedding)}
@@ -160,6 +182,8 @@ def within_budget(features: Sequence[Feature], budget: int) -> Iterator[list[Fea
 
 def told(prediction: Any, document: RawDocument) -> dict[str, Any]:
     """A prediction as a user reads it."""
+    if isinstance(prediction, multihop_decoding.Prediction | choice_decoding.Prediction):
+        return {"id": document.id} | prediction.told()
     if hasattr(prediction, "probabilities"):
         return {
             "id": document.id,

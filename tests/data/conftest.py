@@ -5,12 +5,15 @@ import json
 
 import pytest
 from datasets import Dataset
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from longspan.config import ClassificationConfig, DataConfig, GlobalsConfig
+from longspan.config import ClassificationConfig, Config, DataConfig, GlobalsConfig
 from longspan.data.features import encode_split
 from longspan.data.rows import check_columns, class_names
 from longspan.data.sources import load_splits
 from longspan.tasks.classification import Classification
+from longspan.typed import from_dict
 
 
 @pytest.fixture
@@ -54,6 +57,25 @@ def config(tmp_path):
         return DataConfig(**(defaults | fields))
 
     return config
+
+
+@pytest.fixture
+def composed(conf, tmp_path):
+    """The typed config of a command line, with a tokenizer that needs no download."""
+
+    def composed(*overrides):
+        cache = f"data.cache_dir={tmp_path / 'cache'}"
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf)):
+            found = compose("train", [*overrides, cache, "data.tokenizer=embedded:sotu", "name=x"])
+        return from_dict(Config, OmegaConf.to_container(found, resolve=True))
+
+    return composed
+
+
+@pytest.fixture
+def question_sets():
+    """The ready configs of questions; test_question_sets.py tests them."""
+    return {"squad_v2", "cuad", "trivia_qa", "hotpot_qa", "qasper", "wikihop"}
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Which documents share a batch: every document once, the budget kept, all ranks alike."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -9,7 +11,9 @@ from longspan.data.batching import (
     evaluation_batches,
     pack_rows,
     packing_efficiency,
+    spread,
     training_batches,
+    whole_documents,
 )
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=60)
@@ -150,3 +154,42 @@ def test_a_rank_without_a_document_of_its_own_keeps_step(lengths, world_size, em
         specs = [spec for rank in ranks for spec in rank]
         assert [spec.weight for spec in specs].count(0) == empty
         assert min(spec.step_weight for spec in specs) >= 1
+
+
+DOCUMENTS = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=6), min_size=1, max_size=20)
+
+
+@given(DOCUMENTS, st.integers(1, 120))
+def test_slices_of_a_document_stay_together_as_far_as_a_batch_holds_them(documents, budget):
+    lengths = [length for slices in documents for length in slices]
+    owner = [number for number, slices in enumerate(documents) for _ in slices]
+    units = whole_documents(lengths, owner, budget)
+    assert [row for unit in units for row in unit] == list(range(len(lengths)))
+    for unit in units:
+        assert len({owner[row] for row in unit}) == 1
+        assert len(unit) == 1 or sum(lengths[row] for row in unit) <= budget
+    for number, slices in enumerate(documents):
+        own = [unit for unit in units if owner[unit[0]] == number]
+        assert (len(own) == 1) or sum(slices) > budget
+        for one, other in pairwise(own):  # a part ends where the next slice would not fit
+            assert sum(lengths[row] for row in one) + lengths[other[0]] > budget
+
+
+@given(DOCUMENTS, st.integers(40, 120), SEED, RANKS, st.integers(1, 3))
+def test_every_slice_once_an_epoch_with_its_document(documents, budget, seed, world_size, steps):
+    lengths = [length for slices in documents for length in slices]
+    owner = [number for number, slices in enumerate(documents) for _ in slices]
+    units = whole_documents(lengths, owner, budget)
+    of_units = [sum(lengths[row] for row in unit) for unit in units]
+    arguments = {"budget": budget, "seed": seed, "epoch": 1, "world_size": world_size}
+    ranks = training_batches(of_units, accumulate=steps, **arguments)
+    batches = spread(ranks, units)
+    rows = [row for batch in rows_of(batches) for row in batch]
+    assert sorted(rows) == list(range(len(lengths)))
+    for rank in batches:
+        for spec in rank:
+            assert sum(lengths[row] for row in spec.rows) <= budget
+            parts = [unit for unit in units if set(unit) & set(spec.rows)]
+            assert sum(map(len, parts)) == len(spec.rows)  # no unit is parted
+            assert spec.weight == len(parts)
+    assert spread(training_batches(of_units, accumulate=steps, **arguments), units) == batches

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, groupby
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset, Features
 
 from longspan.batch import Feature
-from longspan.config import ClassificationConfig, Config, DataConfig, TrainerConfig
+from longspan.config import ClassificationConfig, Config, DataConfig, QAConfig, TrainerConfig
 from longspan.data.datamodule import Batches, DocumentData
 from longspan.data.features import FEATURE_COLUMNS, FeatureSet
 from longspan.tasks.classification import Classification
@@ -183,3 +183,59 @@ def test_tensors_are_what_the_model_reads(data_of):
     assert batch.input_ids.dtype == torch.int64
     assert batch.cu_seqlens.dtype == torch.int32
     assert batch.global_mask.dtype == torch.bool
+
+
+SLICES = [1, 3, 2, 5, 1, 4, 2, 2]  # of each document
+
+
+@pytest.fixture
+def sliced(feature_set):
+    """Data of question answering whose documents are several features each."""
+
+    def make(budget, normalisation="document"):
+        features = feature_set("train", sum(SLICES))
+        rows = [row for row, slices in enumerate(SLICES) for _ in range(slices)]
+        table = features.table.add_column("row", rows)
+        config = Config(
+            data=DataConfig(max_length=TOKENS, tokens_per_batch=budget),
+            task=QAConfig(normalisation=normalisation),
+        )
+        features = FeatureSet("train", table, features.lengths)
+        task = SimpleNamespace(weight=lambda length: 1.0)
+        return DocumentData(config, {"train": features}, task), rows
+
+    return make
+
+
+def test_slices_of_a_document_share_a_batch_where_it_is_normalised_over(sliced):
+    data, rows = sliced(budget=400)
+    for epoch in (0, 1):
+        (specs,) = data.batches_of_epoch(epoch, world_size=1)
+        assert sorted(row for spec in specs for row in spec.rows) == list(range(sum(SLICES)))
+        for spec in specs:
+            held = [rows[row] for row in spec.rows]
+            assert all(held.count(document) == SLICES[document] for document in held)
+            assert spec.weight == len(set(held))  # a document counts once
+            # in order and side by side, as the loss takes them
+            assert [document for document, _ in groupby(held)] == list(dict.fromkeys(held))
+    assert data.batches_of_epoch(0, 1) == data.batches_of_epoch(0, 1)
+    assert data.batches_of_epoch(0, 1) != data.batches_of_epoch(1, 1)
+
+
+def test_a_document_that_a_batch_does_not_hold_is_parted_and_named(sliced, caplog):
+    data, rows = sliced(budget=80)
+    (specs,) = data.batches_of_epoch(0, world_size=1)
+    lengths = data.splits["train"].lengths
+    assert max(sum(lengths[row] for row in spec.rows) for spec in specs) <= 80
+    tokens = [sum(n for n, row in zip(lengths, rows, strict=True) if row == i) for i in range(8)]
+    data.report_packing()
+    parted = sum(total > 80 for total in tokens)
+    assert f"train: {parted} of 8 documents have more slices than data.tokens_per_batch=80" in (
+        caplog.text
+    )
+    assert f"{max(tokens)} would hold all" in caplog.text
+
+    caplog.clear()
+    sliced(budget=400)[0].report_packing()
+    sliced(budget=80, normalisation="slice")[0].report_packing()
+    assert "have more slices" not in caplog.text

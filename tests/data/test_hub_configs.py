@@ -10,13 +10,9 @@ from typing import Any
 import datasets
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from longspan.config import Config
 from longspan.data.sources import load_splits
 from longspan.data.stream_sources import load_stream
-from longspan.typed import from_dict
 
 THREE = ("train", "validation", "test")
 ROWS = {"train": 40, "validation": 6, "test": 5, "unsupervised": 3}
@@ -87,19 +83,6 @@ HUB = {
 
 
 @pytest.fixture
-def composed(conf, tmp_path):
-    """The typed config of a command line, with a tokenizer that needs no download."""
-
-    def composed(*overrides):
-        cache = f"data.cache_dir={tmp_path / 'cache'}"
-        with initialize_config_dir(version_base="1.3", config_dir=str(conf)):
-            found = compose("train", [*overrides, cache, "data.tokenizer=embedded:sotu", "name=x"])
-        return from_dict(Config, OmegaConf.to_container(found, resolve=True))
-
-    return composed
-
-
-@pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A hub that holds one data set, as parquet files with its features."""
     load_dataset = datasets.load_dataset
@@ -121,8 +104,8 @@ def hub(monkeypatch, tmp_path):
             files[split] = str(tmp_path / f"{split}.parquet")
             table.to_parquet(files[split])
 
-        def load(path, name=None, *, split, cache_dir, streaming):
-            assert (path, name) == (data.path, data.name)
+        def load(path, name=None, *, split, revision, cache_dir, streaming):
+            assert (path, name, revision) == (data.path, data.name, None)
             return load_dataset(
                 "parquet", data_files=files, split=split, cache_dir=cache_dir, streaming=streaming
             )
@@ -132,8 +115,10 @@ def hub(monkeypatch, tmp_path):
     return serve
 
 
-def test_every_config_is_tested(conf):
-    assert {file.stem for file in (conf / "data").glob("*.yaml")} == {*HUB, "files", "sotu"}
+def test_every_config_is_tested(conf, question_sets):
+    ours = {*HUB, *question_sets, "files", "sotu"}
+    ours |= {"contract_nli", "quality"}  # test_asking_sets.py
+    assert {file.stem for file in (conf / "data").glob("*.yaml")} == ours
 
 
 @pytest.mark.parametrize("name", HUB)

@@ -8,6 +8,7 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longspan.config import DataConfig
 from longspan.data.splits import cut_missing_splits, cut_shares
 from longspan.errors import UserError
 
@@ -119,3 +120,19 @@ def test_too_few_documents_to_cut_from(config, rows, fractions, field):
     assert f"{rows} documents are too few" in str(error.value)
     assert field in str(error.value)
     assert "\n" not in str(error.value)
+
+
+GROUPS = st.lists(st.integers(0, 12), min_size=40, max_size=90).filter(lambda g: len(set(g)) > 9)
+
+
+@given(groups=GROUPS, seed=st.integers(0, 99))
+def test_a_group_stays_whole(groups, seed):
+    table = Dataset.from_dict({"title": groups, "row": list(range(len(groups)))})
+    config = DataConfig(group_column="title", dev_fraction=0.2, test_fraction=0.3, split_seed=seed)
+    splits = cut_missing_splits({"train": table}, config, stratify=False)
+    titles = {split: set(rows["title"]) for split, rows in splits.items()}
+    assert sum(map(len, titles.values())) == len(set(groups))  # none is in two of them
+    rows = sorted(row for rows in splits.values() for row in rows["row"])
+    assert rows == list(range(len(groups)))
+    share = len(titles["test"]) / len(set(groups))
+    assert abs(share - 0.3) <= 1 / len(set(groups))

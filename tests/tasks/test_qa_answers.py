@@ -42,6 +42,20 @@ def test_a_start_that_misses_is_repaired_to_the_nearest(start: int, span: tuple[
     assert (gold.spans, gold.repaired, gold.dropped) == ([span], 1, 0)
 
 
+@pytest.mark.parametrize(
+    ("cell", "texts", "spans", "dropped"),
+    [
+        ({"text": ["Paris"], "answer_start": [13]}, ["Paris", "Lutetia"], [FIRST], 0),
+        ({"text": ["Lutetia"]}, ["Lutetia"], [], 1),
+        ({"text": []}, ["Lutetia"], [], 1),  # no alias of the answer stands in the document
+    ],
+)
+def test_aliases_are_right_but_not_looked_for(cell, texts, spans, dropped) -> None:
+    gold = gold_answers(cell | {"aliases": ["Lutetia"]}, DOCUMENT, "here")
+    assert (gold.texts, gold.spans, gold.dropped) == (texts, spans, dropped)
+    assert gold_answers({"text": [], "aliases": []}, DOCUMENT, "here").dropped == 0
+
+
 def test_an_answer_that_does_not_occur_is_dropped_but_stays_gold() -> None:
     gold = gold_answers({"text": ["Rome", "Paris"], "answer_start": [3, 13]}, DOCUMENT, "here")
     assert (gold.texts, gold.spans, gold.dropped) == (["Rome", "Paris"], [FIRST], 1)
@@ -75,9 +89,9 @@ def test_a_slice_holds_an_answer_whole_in_part_or_not_at_all() -> None:
     # two special tokens, then the tokens of characters 10 … 20
     offsets = np.array([[0, 0], [0, 0], [10, 13], [14, 17], [17, 20]], np.int32)
     reach = [9, 21]
-    assert token_spans([(10, 13)], offsets, reach) == ([[2, 2]], 0)
-    assert token_spans([(11, 18), (15, 16)], offsets, reach) == ([[2, 4], [3, 3]], 0)
-    assert token_spans([(5, 12), (19, 30)], offsets, reach) == ([], 2)
-    assert token_spans([(0, 5), (30, 31)], offsets, reach) == ([], 0)
-    assert token_spans([(9, 13)], offsets, reach) == ([[2, 2]], 0)  # white space before it
-    assert token_spans([(10, 13)], offsets[:2], reach) == ([], 0)
+    assert token_spans([(10, 13)], offsets, reach) == ([[2, 2]], [])
+    assert token_spans([(11, 18), (15, 16)], offsets, reach) == ([[2, 4], [3, 3]], [])
+    assert token_spans([(5, 12), (19, 30)], offsets, reach) == ([], [(5, 12), (19, 30)])
+    assert token_spans([(0, 5), (30, 31)], offsets, reach) == ([], [])
+    assert token_spans([(9, 13)], offsets, reach) == ([[2, 2]], [])  # white space before it
+    assert token_spans([(10, 13)], offsets[:2], reach) == ([], [])

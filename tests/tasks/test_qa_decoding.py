@@ -1,7 +1,4 @@
-"""The best span against every span, and slices merged to one answer a question."""
-
-import math
-from dataclasses import replace
+"""The best span against every span, and whole batches against a loop over all of them."""
 
 import numpy as np
 import pytest
@@ -9,14 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longspan.tasks.qa_decoding import (
-    NUM_BEST,
-    Answer,
-    SlicePrediction,
-    best_spans,
-    merge,
-    segment_logsumexp,
-)
+from longspan.batch import pack
+from longspan.tasks.qa_decoding import NUM_BEST, best_spans
+from longspan.tasks.qa_loss import segment_logsumexp
 
 
 @given(st.integers(0, 2**32), st.integers(1, 30), st.integers(1, 12))
@@ -58,44 +50,63 @@ def test_segment_logsumexp_is_torchs_document_by_document() -> None:
     assert not scores.grad[3].any()
 
 
-def piece(
-    number: int, text: str, score: float, null: float, question: str = "q"
-) -> SlicePrediction:
-    about = {"id": question, "question": "Who?", "answers": ["Ann"], "length": 50}
-    answer = Answer(text, number * 10, number * 10 + len(text), score)
-    answers = (answer,) if text else ()
-    return SlicePrediction(f"{question}#{number}", about, answers, null, 0, loss=float(number))
+LONG = 12  # tokens of the longest answer below
 
 
-def test_the_best_slice_answers() -> None:
-    (merged,) = merge([piece(0, "Bob", -5.0, -0.1), piece(1, "Ann", -0.5, -3.0)], threshold=0.0)
-    assert (merged.predicted, merged.start, merged.end) == ("Ann", 10, 13)
-    assert merged.null_score_difference == pytest.approx(-2.5)
-    assert merged.loss == 0.5
-    every = math.exp(-5.0) + math.exp(-0.5) + math.exp(-3.0)
-    assert merged.probability == pytest.approx(math.exp(-0.5) / every)
+def slow_answers(feature, logits, config):
+    """(log-probability, first, last) of every span that may be an answer, best first."""
+    inside = [i for i, (_, end) in enumerate(feature.offsets.tolist()) if end]
+    allowed = inside if config.answerability == "head" else [0, *inside]
+    log_p = [
+        {i: float(logits[i, side] - logits[allowed, side].logsumexp(0)) for i in inside}
+        for side in (0, 1)
+    ]
+    spans = []
+    for first in inside:
+        for last in inside:
+            if first <= last < first + config.max_answer_length:
+                spans.append((log_p[0][first] + log_p[1][last], first, last))
+    return sorted(spans, reverse=True)
 
 
-def test_an_answer_that_two_slices_hold_counts_once() -> None:
-    one, other = piece(1, "Ann", -0.5, -3.0), piece(1, "Ann", -0.7, -3.0)
-    assert merge([one, other], threshold=0.0) == [replace(merge([one], threshold=0.0)[0], loss=1.0)]
+@pytest.mark.parametrize("answerability", ["null_score", "head"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_batch_is_decoded_as_one_span_after_another(make_slices, seed, answerability):
+    options = {"answerability": answerability, "max_answer_length": LONG, "top_k": 99}
+    qa, slices = make_slices(answers=["w9"], stride=seed, length=15 + 5 * seed, **options)
+    batch = pack(slices)
+    torch.manual_seed(seed)
+    logits = torch.randn(batch.num_tokens, 3) * 4
+    logits = logits if answerability == "head" else logits[:, :2]
+    own = logits.split(batch.cu_seqlens.diff().tolist())
+    for feature, x, found in zip(slices, own, qa.decode(logits, batch), strict=True):
+        expected = slow_answers(feature, x, qa.config)[:NUM_BEST]
+        sure = float(x[0, 2].sigmoid().log()) if answerability == "head" else 0.0
+        assert [a.score for a in found.answers] == pytest.approx(
+            [score + sure for score, _, _ in expected], abs=1e-4
+        )
+        places = [(int(feature.offsets[a, 0]), int(feature.offsets[b, 1])) for _, a, b in expected]
+        assert [(a.start, a.end) for a in found.answers] == places
+        if answerability == "head":
+            assert found.answerable == pytest.approx(float(x[0, 2]))
+        else:
+            allowed = [0, *feature.offsets[:, 1].nonzero()[0].tolist()]
+            assert found.null == pytest.approx(x[allowed].log_softmax(0)[0].tolist(), abs=1e-4)
 
 
-def test_no_answer_where_every_slice_says_so() -> None:
-    slices = [piece(0, "Bob", -5.0, -0.1), piece(1, "Ann", -4.0, -0.2)]
-    (merged,) = merge(slices, threshold=0.0)
-    assert (merged.predicted, merged.start, merged.end, merged.best) == ("", None, None, "Ann")
-    assert merge(slices, threshold=4.0)[0].predicted == "Ann"
-    assert merge(slices, threshold=None)[0].predicted == "Ann"
-    assert merged.gold == ["Ann"]
-
-
-def test_questions_are_kept_apart_and_in_order() -> None:
-    slices = [piece(1, "x", -1, -9, "b"), piece(0, "y", -1, -9, "a"), piece(0, "z", -2, -9, "b")]
-    assert [(p.id, p.predicted) for p in merge(slices, 0.0)] == [("a", "y"), ("b", "x")]
-
-
-def test_a_slice_without_tokens_of_the_document_has_no_answer() -> None:
-    (merged,) = merge([piece(0, "", -math.inf, -1.0)], threshold=None)
-    assert merged.predicted == ""
-    assert math.isfinite(merged.null_score_difference)
+@pytest.mark.parametrize("answerability", ["null_score", "head"])
+def test_a_document_of_one_slice_is_the_same_in_both_normalisations(make_slices, answerability):
+    found = []
+    for normalisation in ("slice", "document"):
+        options = {"answerability": answerability, "normalisation": normalisation}
+        qa, slices = make_slices(answers=["w9"], length=64, **options)
+        batch = pack(slices)
+        torch.manual_seed(0)
+        logits = torch.randn(batch.num_tokens, 3 if answerability == "head" else 2) * 4
+        (prediction,) = qa.merge(qa.decode(logits, batch))
+        found.append(prediction.to_dict())
+    probabilities = [[c.pop("probability") for c in p["nbest"]] for p in found]
+    assert probabilities[0] == pytest.approx(probabilities[1], rel=1e-4)
+    for name in ("probability", "null_score_difference", "loss"):
+        assert found[0].pop(name) == pytest.approx(found[1].pop(name), rel=1e-4)
+    assert found[0] == found[1]

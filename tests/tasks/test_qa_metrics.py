@@ -1,8 +1,18 @@
 """Exact match and F1, case by case, as SQuAD's official evaluation script (2.0) counts them."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from longspan.tasks.qa_metrics import exact_match, f1, normalize, score, squad
+from longspan.tasks.qa_metrics import (
+    best_threshold,
+    best_thresholds,
+    exact_match,
+    f1,
+    normalize,
+    score,
+    squad,
+)
 
 
 @pytest.mark.parametrize(
@@ -70,3 +80,43 @@ def test_means_overall_and_with_and_without_an_answer() -> None:
 
 def test_there_is_no_division_where_all_questions_are_of_one_kind() -> None:
     assert squad(["cat"], [["cat"]]) == {"exact_match": 1.0, "f1": 1.0}
+
+
+def test_the_best_threshold_answers_the_sure_questions() -> None:
+    measured = best_thresholds(
+        ["Denver", "cat", "dog", "bird"],
+        [["Denver Broncos"], [], ["dog"], []],  # 2 of 4 are right without any answer
+        [-5.0, 3.0, -1.0, 1.0],
+    )
+    assert measured == {
+        "best_exact": 3 / 4,  # Denver and dog answered: 2 + 0 + 1
+        "best_exact_thresh": -1.0,
+        "best_f1": pytest.approx((2 + 2 / 3 + 1) / 4),
+        "best_f1_thresh": -1.0,
+    }
+
+
+def test_the_lowest_of_equal_thresholds_counts() -> None:
+    assert best_threshold([1.0, 0.0, 1.0, -1.0, 1.0], [1, 2, 3, 4, 5]) == (2.0, 3)
+
+
+def test_where_no_answer_is_worth_its_risk_the_threshold_lies_below_all() -> None:
+    measured = best_thresholds(["cat", "dog"], [[], ["bird"]], [0.5, 0.7])
+    assert measured["best_exact"] == 0.5
+    assert measured["best_exact_thresh"] < 0.5
+
+
+GAIN = st.sampled_from([-1.0, 0.0, 0.5, 1.0])
+
+
+@given(st.lists(st.tuples(GAIN, st.integers(-50, 50)), min_size=1, unique_by=lambda row: row[1]))
+def test_no_threshold_is_better(rows) -> None:
+    """All thresholds tried one by one."""
+    gains, differences = [row[0] for row in rows], [float(row[1]) for row in rows]
+
+    def total(threshold):
+        return sum(g for g, d in zip(gains, differences, strict=True) if d <= threshold)
+
+    highest, threshold = best_threshold(gains, differences)
+    assert highest == total(threshold) == max(map(total, [*differences, -99.0]))
+    assert not [d for d in differences if d < threshold and total(d) == highest]

@@ -7,7 +7,15 @@ the result to a frozen `Config`, and nothing below sees anything else.
 from longspan.config.data import DataConfig, GlobalsConfig
 from longspan.config.model import ModelConfig, Window
 from longspan.config.run import Config, EvalConfig
-from longspan.config.tasks import ClassificationConfig, MaskedLMConfig, QAConfig, TaskConfig
+from longspan.config.tasks import (
+    AskingConfig,
+    ChoiceConfig,
+    ClassificationConfig,
+    MaskedLMConfig,
+    MultiHopConfig,
+    QAConfig,
+    TaskConfig,
+)
 from longspan.config.training import (
     CheckpointConfig,
     LoggerConfig,
@@ -17,7 +25,9 @@ from longspan.config.training import (
 )
 
 __all__ = [
+    "AskingConfig",
     "CheckpointConfig",
+    "ChoiceConfig",
     "ClassificationConfig",
     "Config",
     "DataConfig",
@@ -27,6 +37,7 @@ __all__ = [
     "LoraConfig",
     "MaskedLMConfig",
     "ModelConfig",
+    "MultiHopConfig",
     "OptimConfig",
     "QAConfig",
     "TaskConfig",

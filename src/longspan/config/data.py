@@ -43,26 +43,33 @@ class DataConfig:
 
     path: str = "embedded:sotu"  # embedded:<name>, a local file or folder, or a hub id
     name: str | None = None  # configuration name on the hub
+    revision: str | None = None  # branch, tag or commit on the hub
     files: dict[str, str | None] | None = None  # train/dev/test → local file, instead of path
     splits: dict[str, str | None] = field(  # our split → the source's split; null = cut our own
         default_factory=lambda: {"train": "train", "dev": "validation", "test": "test"}
     )
+    format: Literal["hotpot_qa", "qasper", "trivia_qa", "wikihop"] | None = None  # data set whose
+    # columns become id, question, text and answers (docs/data.md); null = columns as named below
     split_column: str | None = None  # one table that names each row's split in a column
     dev_fraction: float = 0.1  # share cut from train where the source has no dev split
     test_fraction: float = 0.2  # share cut from train where the source has no test split
     split_seed: int = 0
+    group_column: str | None = None  # rows that are alike in it fall into one split
     id_column: str | None = None  # null = <split>-<row number>
     text_column: str | tuple[str, ...] = "text"  # several columns, or a list cell: joined sections
     text_pair_column: str | None = None
-    question_column: str = "question"  # task=qa; text_column is what it is asked about
-    answers_column: str = "answers"  # task=qa: {text, answer_start}, or texts to be searched
+    question_column: str = "question"  # task=qa|multihop|choice; text_column is what it is about
+    answers_column: str = "answers"  # task=qa: {text, answer_start}, or texts to be searched;
+    # task=multihop: a text, yes or no; task=choice: a candidate's text, number or letter
+    candidates_column: str = "candidates"  # task=choice: list of texts
+    facts_column: str = "supporting_facts"  # task=multihop: titles and sentence numbers, if any
     section_separator: str = "\n\n"
     label_column: str = "label"
     tokenizer: str | None = None  # embedded:<name>, a folder, a hub id; null = the pretrained
     # model's own, or embedded:sotu from scratch
     max_length: int = 4096  # tokens of a document, special tokens included
     truncate: Literal["head", "tail", "head+tail"] = "head"  # which part is kept
-    stride: int = 0  # tokens that consecutive slices of a document share (task=qa)
+    stride: int = 0  # tokens that consecutive slices of a document share (task=qa|multihop|choice)
     tokens_per_batch: int = 16_384  # tokens of all documents of a batch together
     streaming: bool = False  # read train as it comes, never whole: task=mlm on large sources
     shuffle_buffer: int = 1000  # documents of a stream that are shuffled together

@@ -7,7 +7,14 @@ from typing import Any, Literal
 from longspan.config.checks import at_least
 from longspan.config.data import DataConfig, GlobalsConfig
 from longspan.config.model import ModelConfig
-from longspan.config.tasks import ClassificationConfig, QAConfig, TaskConfig
+from longspan.config.tasks import (
+    AskingConfig,
+    ChoiceConfig,
+    ClassificationConfig,
+    MultiHopConfig,
+    QAConfig,
+    TaskConfig,
+)
 from longspan.config.training import CheckpointConfig, LoggerConfig, OptimConfig, TrainerConfig
 from longspan.errors import UserError
 
@@ -77,6 +84,13 @@ class Config:
         """Whether global tokens have projections of their own, and there may be such tokens."""
         return self.model.global_projections == "separate" and self.globals.is_on
 
+    @property
+    def keeps_documents_whole(self) -> bool:
+        """Whether all slices of a document share a batch."""
+        if isinstance(self.task, ChoiceConfig):  # scores are averaged over them
+            return True
+        return isinstance(self.task, QAConfig) and self.task.normalisation == "document"
+
     def _check_streaming(self) -> None:
         if self.task.name != "mlm":
             raise UserError(
@@ -92,23 +106,41 @@ class Config:
     def _check_question(self) -> None:
         """Fields that have a meaning with, or without, questions only."""
         pair = self.data.text_pair_column
-        if not isinstance(self.task, QAConfig):
+        if not isinstance(self.task, AskingConfig):
             if self.globals.question and pair is None:
                 raise UserError(
                     f"globals.question=true, but task={self.task.name} has neither a question nor "
                     "data.text_pair_column; use globals=cls"
                 )
             if self.data.stride:
-                raise UserError(f"data.stride={self.data.stride} needs task=qa; set it to 0")
+                raise UserError(
+                    f"data.stride={self.data.stride} needs task=qa, multihop or choice; set it to 0"
+                )
             return
         if pair is not None:
             raise UserError(
-                f"data.text_pair_column={pair} has no place in task=qa, where the question comes "
-                "first; name it in data.question_column"
+                f"data.text_pair_column={pair} has no place in task={self.task.name}, where the "
+                "question comes first; name it in data.question_column"
             )
         if self.task.long_documents == "truncate" and self.data.truncate == "head+tail":
             raise UserError(
-                "data.truncate=head+tail would tear answers apart; use head or tail with task=qa"
+                "data.truncate=head+tail would tear answers apart; use head or tail with "
+                f"task={self.task.name}"
+            )
+        if isinstance(self.task, MultiHopConfig):
+            self._check_paragraphs()
+
+    def _check_paragraphs(self) -> None:
+        """Fields that count characters or tokens of a text, which this task makes itself."""
+        if not isinstance(self.data.text_column, str):
+            raise UserError(
+                f"data.text_column={list(self.data.text_column)}: task=multihop reads its "
+                "paragraphs from one column; name that one"
+            )
+        if self.globals.column is not None:
+            raise UserError(
+                f"globals.column={self.globals.column} has no place in task=multihop, which joins "
+                "its paragraphs itself; use task.structure_globals, or globals.regex"
             )
 
 
@@ -119,6 +151,11 @@ class EvalConfig:
     run: str = ""  # the run folder
     split: Literal["train", "dev", "test"] = "test"
     output: str | None = None  # predictions/<output>.jsonl; null = the split's name
+    format: Literal["squad", "cuad", "hotpot"] | None = (
+        None  # predictions/<output>.<format>/ beside it, as
+    )
+    # the official scorer reads them
+    page: int = 100  # questions on predictions/<output>.html, worst first; 0 = no page
     data: dict[str, Any] = field(default_factory=dict)  # fields of data.*; null = as in the run
 
     def __post_init__(self) -> None:
@@ -126,3 +163,4 @@ class EvalConfig:
             raise UserError("run is missing; give the folder of a run: run=runs/…")
         if self.output is not None and ("/" in self.output or not self.output):
             raise UserError(f"output={self.output!r} names a file in predictions/; drop the slash")
+        at_least(0, "page", self.page)

@@ -7,7 +7,7 @@ batches are shuffled again. Within a pool, documents of like length tend to meet
 
 import bisect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -94,6 +94,40 @@ def evaluation_batches(
     batches = pack_rows(lengths, range(len(lengths)), budget)
     batches = even(batches, lengths, world_size)
     return deal(batches, [1.0] * len(lengths), world_size, accumulate=1)
+
+
+def whole_documents(
+    lengths: Sequence[int], documents: Sequence[int], budget: int
+) -> list[tuple[int, ...]]:
+    """Features that are to share a batch: all slices of a document.
+
+    Where they do not fit into one, as many consecutive ones as do.
+
+    Args:
+        lengths: tokens of each feature.
+        documents: which one each is of; features of a document stand side by side.
+        budget: tokens of a batch.
+
+    Returns:
+        rows, in order.
+    """
+    units: list[list[int]] = []
+    tokens, current = 0, None
+    for row, (length, document) in enumerate(zip(lengths, documents, strict=True)):
+        if document != current or tokens + length > budget:
+            units.append([])
+            tokens, current = 0, document
+        units[-1].append(row)
+        tokens += length
+    return [tuple(unit) for unit in units]
+
+
+def spread(ranks: list[list[BatchSpec]], units: Sequence[tuple[int, ...]]) -> list[list[BatchSpec]]:
+    """Batches of units as batches of the rows that the units are made of."""
+    return [
+        [replace(spec, rows=tuple(row for i in spec.rows for row in units[i])) for spec in rank]
+        for rank in ranks
+    ]
 
 
 def packing_efficiency(

@@ -1,6 +1,7 @@
 """Features to the loaders that Lightning reads."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -13,7 +14,9 @@ from longspan.data.batching import (
     BatchSpec,
     evaluation_batches,
     packing_efficiency,
+    spread,
     training_batches,
+    whole_documents,
 )
 from longspan.data.features import FeatureSet
 from longspan.data.streaming import StreamedBatches, TrainingStream
@@ -96,8 +99,9 @@ class DocumentData(L.LightningDataModule):
 
     def batches_of_epoch(self, epoch: int, world_size: int) -> list[list[BatchSpec]]:
         """The training batches of each rank."""
-        return training_batches(
-            self.splits["train"].lengths,
+        units = self._units("train")
+        ranks = training_batches(
+            self._lengths("train", units),
             budget=self.config.data.tokens_per_batch,
             seed=self.config.seed,
             # overfitting wants the same few batches every epoch
@@ -106,6 +110,19 @@ class DocumentData(L.LightningDataModule):
             accumulate=self.config.trainer.accumulate_grad_batches,
             weight=self.task.weight,
         )
+        return spread(ranks, units)
+
+    def _units(self, split: str) -> list[tuple[int, ...]]:
+        """Rows that must not be parted: each alone, or all slices of a document."""
+        features = self.splits[split]
+        if not self.config.keeps_documents_whole:
+            return [(row,) for row in range(len(features))]
+        budget = self.config.data.tokens_per_batch
+        return whole_documents(features.lengths, features.documents(), budget)
+
+    def _lengths(self, split: str, units: Sequence[tuple[int, ...]]) -> list[int]:
+        lengths = self.splits[split].lengths
+        return [sum(lengths[row] for row in unit) for unit in units]
 
     def num_steps(self, world_size: int) -> int:
         """Optimiser steps of the whole training: packing differs a little from epoch to epoch."""
@@ -141,7 +158,28 @@ class DocumentData(L.LightningDataModule):
             budget,
             100 * efficiency,
         )
+        if self.config.keeps_documents_whole:
+            self._report_parted_documents()
         return efficiency
+
+    def _report_parted_documents(self) -> None:
+        """Say where a document's slices exceed a batch, and what would hold them."""
+        for split, features in self.splits.items():
+            tokens: Counter[int] = Counter()
+            for document, length in zip(features.documents(), features.lengths, strict=True):
+                tokens[document] += length
+            budget = self.config.data.tokens_per_batch
+            parted = sum(total > budget for total in tokens.values())
+            if parted:
+                log.warning(
+                    "%s: %d of %d documents have more slices than data.tokens_per_batch=%d holds; "
+                    "each is normalised over as many consecutive slices as fit; %d would hold all",
+                    split,
+                    parted,
+                    len(tokens),
+                    budget,
+                    max(tokens.values()),
+                )
 
     def train_dataloader(self) -> DataLoader[PackedBatch]:
         # Lightning asks again every epoch (reload_dataloaders_every_n_epochs=1)
@@ -174,11 +212,13 @@ class DocumentData(L.LightningDataModule):
     def evaluation_loader(self, split: str) -> DataLoader[PackedBatch]:
         trainer = self.trainer
         assert trainer is not None
+        units = self._units(split)
         ranks = evaluation_batches(
-            self.splits[split].lengths,
+            self._lengths(split, units),
             budget=self.config.data.tokens_per_batch,
             world_size=trainer.world_size,
         )
+        ranks = spread(ranks, units)
         # whatever the seed: what is drawn for an evaluation is the same for all runs
         return self._loader(split, ranks[trainer.global_rank], key=(0, 0))
 

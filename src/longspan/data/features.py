@@ -68,6 +68,10 @@ class FeatureSet:
         """Of each document, however many features it became."""
         return list(dict(zip(self.table["row"][:], self.table["text_digest"][:])).values())
 
+    def documents(self) -> list[int]:
+        """(features,) which row of the source each feature is of; they stand side by side."""
+        return self.table["row"][:]
+
     def report_truncation(self) -> dict[str, float]:
         """Log how much of the split truncation took away, and return it."""
         cut = np.asarray(self.table["tokens_cut"][:])
@@ -105,7 +109,7 @@ class FeatureSet:
         return dict(total)
 
 
-ENCODING = 2  # raised when the same text gives other features, so that no old cache is read
+ENCODING = 3  # raised when the same text gives other features, so that no old cache is read
 FEATURE_COLUMNS = {
     "id": Value("string"),
     "input_ids": List(Value("int32")),
@@ -136,6 +140,7 @@ def encode_split(
     encoder: DocumentEncoder,
     task: EncodingTask,
     labelled: bool = True,
+    cells: Mapping[str, str] | None = None,
 ) -> FeatureSet:
     """Tokenise a split, or find it done.
 
@@ -146,16 +151,25 @@ def encode_split(
         encoder: text to tokens.
         task: documents and label cells to features.
         labelled: whether the label column is read.
+        cells: what else the task reads of a row, and the columns it stands in.
 
     Raises:
         UserError: a missing column, a label or a globals cell that cannot be read.
     """
     check_columns(table, split, data, policies, labelled)
     ids = row_ids(table, split, data)
+    cells = cells or {}
 
     def encode_rows(rows: dict[str, list[Any]], places: list[int]) -> dict[str, list[Any]]:
         documents = raw_documents(rows, places, split, data, policies, labelled)
-        documents = [replace(d, id=ids[place]) for d, place in zip(documents, places, strict=True)]
+        documents = [
+            replace(
+                document,
+                id=ids[place],
+                cells={name: rows[column][i] for name, column in cells.items()},
+            )
+            for i, (document, place) in enumerate(zip(documents, places, strict=True))
+        ]
         encoded = task.encode(documents, encoder)
         features = [feature for pieces in encoded for feature in pieces]
         columns = {name: [getattr(f, name) for f in features] for name in FEATURE_COLUMNS}
@@ -176,7 +190,7 @@ def encode_split(
         num_proc=data.num_proc,
         remove_columns=table.column_names,
         features=Features(FEATURE_COLUMNS | OTHER_COLUMNS),
-        new_fingerprint=_fingerprint(table, split, data, policies, encoder, task, labelled),
+        new_fingerprint=_fingerprint(table, split, data, policies, encoder, task, labelled, cells),
         desc=f"tokenise {split}",
     )
     return FeatureSet(split, encoded, encoded["length"][:])
@@ -235,6 +249,7 @@ def _fingerprint(
     encoder: DocumentEncoder,
     task: EncodingTask,
     labelled: bool,
+    cells: Mapping[str, str],
 ) -> str:
     """Of all that the features depend on; `datasets` would hash the tokenizer's mutable state."""
     parts = {
@@ -250,5 +265,6 @@ def _fingerprint(
         "special": [encoder.cls_id, encoder.sep_id],
         "task": task.fingerprint,
         "labelled": labelled,
+        "cells": dict(cells),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -56,14 +56,14 @@ def row_ids(table: Dataset, split: str, config: DataConfig) -> list[str]:
     if None in cells:
         raise UserError(
             f"data.id_column={config.id_column}: row {cells.index(None)} of the {split} split has "
-            "no id; give every row one or set data.id_column=null"
+            "no id; give every row one, or name another column"
         )
     ids = [str(value) for value in cells]
     twice = [name for name, count in Counter(ids).items() if count > 1]
     if twice:
         raise UserError(
             f"data.id_column={config.id_column}: {len(twice)} ids stand twice in the {split} split "
-            f"(first: {twice[0]!r}); make them unique or set data.id_column=null"
+            f"(first: {twice[0]!r}); make them unique, or name another column"
         )
     return ids
 

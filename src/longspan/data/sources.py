@@ -15,6 +15,7 @@ from datasets import Dataset
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 
 from longspan.config import DataConfig
+from longspan.data.formats.read import read_table
 from longspan.data.splits import cut_missing_splits, split_by_column
 from longspan.data.squad import is_squad, read_squad
 from longspan.embedded import embedded_path
@@ -63,6 +64,7 @@ def load_splits(config: DataConfig, stratify: bool) -> dict[str, Dataset]:
     if "train" not in splits:
         field = "data.splits.train" if not config.local_files else "data.files.train"
         raise UserError(f"data: {name_of(config)} has no train split; name it in {field}")
+    splits = {split: read_table(table, split, config) for split, table in splits.items()}
     return cut_missing_splits(splits, config, stratify)
 
 
@@ -74,9 +76,10 @@ def load_split(config: DataConfig, split: str, stratify: bool) -> Dataset:
 def load_other(config: DataConfig, split: str) -> Dataset:
     """The raw rows of a split of other data, which may have no training split: one file is it."""
     if split in config.local_files:
-        return _load_table(existing(Path(config.local_files[split]), f"data.files.{split}"), config)
+        file = existing(Path(config.local_files[split]), f"data.files.{split}")
+        return read_table(_load_table(file, config), split, config)
     if not config.local_files and config.split_column is None and Path(config.path).is_file():
-        return _load_table(Path(config.path), config)
+        return read_table(_load_table(Path(config.path), config), split, config)
     return _chosen(load_splits(config, stratify=False), split, config)
 
 
@@ -187,6 +190,7 @@ def load_hub(config: DataConfig, streaming: bool = False) -> dict[str, Any]:
                 config.path,
                 config.name,
                 split=theirs,
+                revision=config.revision,
                 cache_dir=config.cache_dir,
                 streaming=streaming,
             )
@@ -196,7 +200,8 @@ def load_hub(config: DataConfig, streaming: bool = False) -> dict[str, Any]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"data.path={config.path} is neither a file nor a folder here, and the hub did not "
-            f"give it ({reason}); check the path, data.name, data.splits and the network"
+            f"give it ({reason}); check the path, data.name, data.revision, data.splits and the "
+            "network"
         ) from error
 
 

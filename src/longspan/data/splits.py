@@ -44,8 +44,11 @@ def cut_missing_splits(
     if not shares:
         return splits
     train = splits["train"]
-    strata = _strata(train, config.label_column if stratify else None)
-    cut = cut_shares(strata, shares, config.split_seed)
+    if config.group_column is not None:
+        cut = _cut_groups(train, config.group_column, shares, config.split_seed)
+    else:
+        strata = _strata(train, config.label_column if stratify else None)
+        cut = cut_shares(strata, shares, config.split_seed)
     taken = sorted(row for rows in cut.values() for row in rows)
     rest = np.setdiff1d(np.arange(len(train)), taken)
     for split, rows in {**cut, "train": rest}.items():
@@ -88,6 +91,25 @@ def cut_shares(
             cut[name] += shuffled[start:stop].tolist()
             start = stop
     return {name: sorted(rows) for name, rows in cut.items()}
+
+
+def _cut_groups(
+    table: Dataset, column: str, shares: dict[str, float], seed: int
+) -> dict[str, list[int]]:
+    """Rows of a share of the groups, which stay whole: no question's document is trained on."""
+    if column not in table.column_names:
+        raise UserError(
+            f"data.group_column={column} is not a column; there are {', '.join(table.column_names)}"
+        )
+    groups: dict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(table[column]):
+        groups[str(name)].append(row)
+    members = list(groups.values())
+    cut = cut_shares([np.arange(len(members))], shares, seed)
+    return {
+        split: sorted(row for group in chosen for row in members[group])
+        for split, chosen in cut.items()
+    }
 
 
 def _strata(table: Dataset, column: str | None) -> list[np.ndarray]:

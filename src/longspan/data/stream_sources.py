@@ -11,6 +11,7 @@ from datasets import IterableDataset as Stream
 from datasets.exceptions import DatasetsError
 
 from longspan.config import DataConfig
+from longspan.data.formats.read import read_stream
 from longspan.data.sources import (
     READ_OPTIONS,
     existing,
@@ -30,6 +31,8 @@ def load_stream(config: DataConfig) -> tuple[Stream, dict[str, Dataset]]:
     Where the source has no dev split, the first documents of train are held out for it.
     """
     streams = _open_streams(config)
+    if config.format is not None:
+        streams = {split: _formatted(rows, split, config) for split, rows in streams.items()}
     if "train" not in streams:
         raise UserError(f"data: {name_of(config)} has no train split; name it in data.splits.train")
     held_out = {
@@ -44,6 +47,11 @@ def load_stream(config: DataConfig) -> tuple[Stream, dict[str, Dataset]]:
         if not len(table):
             raise UserError(f"data: the {split} split of {name_of(config)} is empty; give it rows")
     return train, held_out
+
+
+def _formatted(rows: Stream, split: str, config: DataConfig) -> Stream:
+    first = list(readable(rows.take(1)))
+    return read_stream(rows, list(first[0]), split, config) if first else rows
 
 
 def as_table(rows: Stream, documents: int) -> Dataset:
@@ -75,7 +83,8 @@ def _open_streams(config: DataConfig) -> dict[str, Stream]:
         }
     if config.path.startswith("embedded:") or Path(config.path).exists():
         # small enough to lie here: read whole, and dealt out like a stream
-        tables = load_splits(replace(config, dev_fraction=0.0, test_fraction=0.0), stratify=False)
+        raw = replace(config, dev_fraction=0.0, test_fraction=0.0, format=None)
+        tables = load_splits(raw, stratify=False)
         return {split: table.to_iterable_dataset() for split, table in tables.items()}
     return load_hub(config, streaming=True)
 

@@ -8,7 +8,14 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from longspan.config import ClassificationConfig, Config, QAConfig, TaskConfig
+from longspan.config import (
+    ChoiceConfig,
+    ClassificationConfig,
+    Config,
+    MultiHopConfig,
+    QAConfig,
+    TaskConfig,
+)
 from longspan.errors import UserError
 from longspan.pretrained.card_usage import notes, usage
 
@@ -16,6 +23,8 @@ PIPELINES = {  # the hub's names
     "classification": "text-classification",
     "mlm": "fill-mask",
     "qa": "question-answering",
+    "multihop": "question-answering",
+    "choice": "multiple-choice",
 }
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".md")
@@ -94,6 +103,10 @@ def _task_in_words(task: TaskConfig) -> str:
         return f"classification, {task.problem}"
     if isinstance(task, QAConfig):
         return "extractive question answering"
+    if isinstance(task, MultiHopConfig):
+        return "multi-hop question answering with supporting sentences"
+    if isinstance(task, ChoiceConfig):
+        return "choice among candidate answers"
     words = "whole words" if task.whole_words else "tokens"
     return f"masked language modelling, {task.masked_share:.0%} of the {words} hidden"
 

@@ -1,11 +1,22 @@
 """How to use an exported folder: what a model card says beside its facts, and code that runs."""
 
-from longspan.config import Config, MaskedLMConfig, QAConfig, TaskConfig
+from longspan.config import (
+    ChoiceConfig,
+    Config,
+    MaskedLMConfig,
+    MultiHopConfig,
+    QAConfig,
+    TaskConfig,
+)
+
+WITHOUT_CLASS = (ChoiceConfig, MultiHopConfig)  # no class of transformers has their heads
 
 
 def notes(config: Config, architecture: str) -> list[str]:
     """What the code cannot say, as paragraphs."""
     data, policies = config.data, config.globals
+    if isinstance(config.task, WITHOUT_CLASS):
+        return ["`longspan.load` reads all of it; `AutoModel` reads the encoder alone."]
     notes = []
     if _takes_globals(architecture):
         notes.append(
@@ -55,6 +66,8 @@ def _must_say_globals(config: Config, architecture: str) -> bool:
 
 def usage(config: Config, architecture: str) -> list[str]:
     """Python that runs inside the folder."""
+    if isinstance(config.task, WITHOUT_CLASS):
+        return _usage_of_longspan(config.task)
     data, is_qa = config.data, isinstance(config.task, QAConfig)
     auto_class = f"AutoModel{architecture[architecture.index('For') :]}"
     is_ours, asks = architecture.startswith("Longspan"), _must_say_globals(config, architecture)
@@ -82,6 +95,21 @@ def usage(config: Config, architecture: str) -> list[str]:
     lines.append(f"inputs = tokenizer({arguments})")
     lines += _mask_code(config) if asks else []
     return [*lines, "with torch.no_grad():", "    outputs = model(**inputs)", *_answer(config.task)]
+
+
+def _usage_of_longspan(task: ChoiceConfig | MultiHopConfig) -> list[str]:
+    lines = ["import longspan", "", 'model = longspan.load(".")  # this folder']
+    if isinstance(task, ChoiceConfig):
+        lines.append('candidates = ["the first", "the second"]')
+        asked = '"The second letter came late.", question="Which came late?", candidates=candidates'
+        return [*lines, f"print(model.predict({asked}))"]
+    lines += [
+        "paragraphs = [",
+        '    {"title": "Ann", "sentences": ["Ann is Bob\'s sister.", "She sings."]},',
+        '    {"title": "Bob", "sentences": ["Bob lives in Rome."]},',
+        "]",
+    ]
+    return [*lines, 'print(model.predict(paragraphs, question="Where does Ann\'s brother live?"))']
 
 
 def _texts(config: Config) -> list[str]:
@@ -131,6 +159,7 @@ def _mask_code(config: Config) -> list[str]:
 
 
 def _answer(task: TaskConfig) -> list[str]:
+    assert not isinstance(task, WITHOUT_CLASS)
     names = "model.config.id2label"
     if isinstance(task, QAConfig):
         return [

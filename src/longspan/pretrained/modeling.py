@@ -32,7 +32,7 @@ from longspan.pretrained.configuration import LongspanConfig
 from longspan.pretrained.padded import check_shape, pack_padded, padded
 from longspan.tasks.classification import Classification
 from longspan.tasks.masked_lm import MaskedLMHead
-from longspan.tasks.qa import span_head
+from longspan.tasks.qa_head import span_head
 
 
 class LongspanPreTrainedModel(PreTrainedModel):
@@ -246,7 +246,7 @@ class LongspanForQuestionAnswering(LongspanPreTrainedModel):
         batch, mask = pack_padded(
             self.run_config, input_ids, attention_mask, token_type_ids, global_attention_mask
         )
-        scores = self.head(self.encoder(batch), batch)  # (T, 2)
+        scores = self.head(self.encoder(batch), batch)[:, :2]  # (T, 2): their output has no third
         least = torch.finfo(scores.dtype).min
         start, end = padded(scores, mask).masked_fill(~mask[..., None], least).unbind(dim=2)
         loss = None

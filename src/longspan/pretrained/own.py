@@ -39,7 +39,7 @@ FAMILY = Family(
     weights={name: (name,) for name in _NAMES},
     heads={
         "classification": {name: (f"head.{name}",) for name in ("dense.*", "norm.*", "out.*")},
-        "qa": {name: (f"head.{name}",) for name in ("dense.*", "norm.*", "out.*")},
+        "qa": {name: (f"head.{name}",) for name in ("dense.*", "norm.*", "out.*", "answerable.*")},
         "mlm": {name: (f"head.{name}",) for name in ("dense.*", "norm.*", "bias")},
     },
     ignored=("head.",),

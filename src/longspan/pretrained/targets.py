@@ -54,6 +54,11 @@ def choose_target(config: Config) -> Target:
     Raises:
         UserError: for the nearest one, what is in the way.
     """
+    if config.task.name not in CLASS_SUFFIXES:
+        raise UserError(
+            f"no Hugging Face class expresses task={config.task.name}; export with --to longspan, "
+            "which longspan.load reads"
+        )
     found = {target.class_prefix: target.obstacles(config) for target in TARGETS}
     for target in TARGETS:
         if not found[target.class_prefix]:
@@ -91,6 +96,7 @@ def _heads(config: Config, pooling: str | None, activation: str, norm: bool) -> 
         return obstacles + _bias_obstacle(config.task.head_bias, not norm)
     if isinstance(config.task, QAConfig):
         return obstacles + _span_head(config.task, activation if norm else None, norm)
+    assert isinstance(config.task, ClassificationConfig), "choose_target lets no other pass"
     return obstacles + _classification_head(config.task, pooling, activation, norm)
 
 
@@ -102,7 +108,10 @@ def _span_head(task: QAConfig, activation: str | None, norm: bool) -> list[str]:
         "head_norm": bool(task.head_norm),
         "head_bias": task.head_bias is not False,
     }
-    return [f"task.{name}={getattr(task, name)}" for name in needed if needed[name] != given[name]]
+    obstacles = [f"task.{n}={getattr(task, n)}" for n in needed if needed[n] != given[n]]
+    if task.answerability == "head":
+        obstacles.append("task.answerability=head")
+    return obstacles
 
 
 def _classification_head(

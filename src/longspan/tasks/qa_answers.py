@@ -33,6 +33,7 @@ def gold_answers(cell: Any, document: str, where: str) -> GoldAnswers:
     Args:
         cell: {"text": [...], "answer_start": [...]} or a list of such single answers, as SQuAD
             has it; or a list of texts, which stand wherever they occur; None = unanswerable.
+            "aliases" beside "text" are right too, but are not looked for.
         document: what `answer_start` counts characters of.
         where: split and row, for messages.
 
@@ -60,7 +61,9 @@ def gold_answers(cell: Any, document: str, where: str) -> GoldAnswers:
             found = [] if nearest is None else [(nearest, nearest + len(text))]
         dropped += not found
         spans |= dict.fromkeys(found)
-    return GoldAnswers(list(dict.fromkeys(texts)), list(spans), repaired, dropped)
+    aliases = (cell.get("aliases") or []) if isinstance(cell, dict) else []
+    dropped += bool(aliases and not texts)  # the one answer that they all name
+    return GoldAnswers(list(dict.fromkeys([*texts, *aliases])), list(spans), repaired, dropped)
 
 
 def _texts_and_starts(cell: Any, where: str) -> tuple[list[Any], list[Any]]:
@@ -109,7 +112,7 @@ def occurrences(text: str, document: str) -> list[tuple[int, int]]:
 
 def token_spans(
     spans: Sequence[tuple[int, int]], offsets: np.ndarray, reach: Sequence[int]
-) -> tuple[list[list[int]], int]:
+) -> tuple[list[list[int]], list[tuple[int, int]]]:
     """Character spans as first and last tokens of one slice.
 
     Args:
@@ -118,15 +121,15 @@ def token_spans(
         reach: characters of the document of which the slice holds every token.
 
     Returns:
-        the [first, last] tokens of those that the slice holds whole, and how many it holds in
+        the [first, last] tokens of those that the slice holds whole, and those that it holds in
         part.
     """
     inside = (offsets[:, 1] > offsets[:, 0]).nonzero()[0]  # (N,)
     if not len(inside):
-        return [], 0
+        return [], []
     starts, ends = offsets[inside].T
     found: dict[tuple[int, int], None] = {}
-    cut = 0
+    cut = []
     for start, end in spans:
         touched = ((starts < end) & (ends > start)).nonzero()[0]
         if not len(touched):
@@ -134,5 +137,5 @@ def token_spans(
         if reach[0] <= start and end <= reach[1]:
             found[int(inside[touched[0]]), int(inside[touched[-1]])] = None
         else:
-            cut += 1
+            cut.append((start, end))
     return [list(span) for span in found], cut

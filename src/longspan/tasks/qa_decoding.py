@@ -1,16 +1,16 @@
-"""Start and end scores to answers: the best span of each slice, the best slice of each question."""
+"""Start and end scores to the best spans of each slice, and what is told of a question at the end."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from longspan.batch import Feature, PackedBatch
+from longspan.config import QAConfig
+from longspan.tasks.qa_loss import candidates, document_of, segment_logsumexp
 
 NUM_BEST = 20  # answers of each slice that are compared with those of others
 
@@ -37,16 +37,22 @@ class SlicePrediction:
 
     Attributes:
         id: the slice.
-        question: its name, text, gold answers and length (`Feature.details`).
+        question: its name, text, gold answers, their depth and the length (`Feature.details`).
         answers: best first; none where the slice holds nothing of the document.
-        null_score: as an answer's, of having none.
-        tokens_cut, loss: as of `Prediction`.
+        null: log-probability, within the slice, that no answer starts, and that none ends.
+        partition: log of the sum that start and end probabilities were divided by, so that they
+            can be compared with those of other slices.
+        answerable: logit of there being an answer in the slice; None without a head for it.
+        tokens_cut: of the document, by truncation.
+        loss: what the slice adds to the loss; None where gold is unknown.
     """
 
     id: str
     question: dict[str, Any]
     answers: tuple[Answer, ...]
-    null_score: float
+    null: tuple[float, float]
+    partition: tuple[float, float]
+    answerable: float | None
     tokens_cut: int
     loss: float | None
 
@@ -61,12 +67,17 @@ class Prediction:
         gold: all right answers, none where there is no answer; None where unknown.
         predicted: a substring of the document; "" = no answer.
         start, end: its characters in the document; None without an answer.
-        probability: of the prediction, among all spans that were considered and no answer.
-        null_score_difference: by how much no answer is better than the best one, in nats.
+        probability: of the prediction, among `nbest`.
+        null_score_difference: by how much no answer is better than the best one, in nats; with
+            `answerability=head` minus the head's logit.
         best: the best answer, whether or not none was better.
+        nbest: answers at different places, and no answer unless the model always answers, most
+            probable first, as dictionaries of `text` ("" = no answer), `start`, `end` and
+            `probability`; the probabilities add up to 1.
         length: tokens of question and document together that the model read, each once.
         tokens_cut: of the document, by truncation.
-        loss: mean over the slices; None where gold is unknown.
+        loss: of the question; None where gold is unknown.
+        depth: where its first gold answer starts, as a share of the document; None without one.
     """
 
     id: str
@@ -78,50 +89,54 @@ class Prediction:
     probability: float
     null_score_difference: float
     best: str
+    nbest: list[dict[str, Any]]
     length: int
     tokens_cut: int
     loss: float | None
+    depth: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def candidates(batch: PackedBatch) -> Tensor:
-    """(T,) bool: tokens where an answer may start or end, and the first of each slice: none."""
-    chosen = []
-    for feature in batch.features:
-        assert feature.offsets is not None, "encode_slices gives offsets"
-        own = feature.offsets[:, 1] > feature.offsets[:, 0]
-        own[0] = True
-        chosen.append(own)
-    return torch.from_numpy(np.concatenate(chosen)).to(batch.input_ids.device)
-
-
-def document_of(batch: PackedBatch) -> Tensor:
-    """(T,) int64: which slice of the batch each token belongs to."""
-    lengths = batch.cu_seqlens.long().diff()
-    return torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
-
-
-def segment_logsumexp(scores: Tensor, chosen: Tensor, document: Tensor, num: int) -> Tensor:
-    """Log-sum-exp over the chosen tokens of each document; 0 where none is chosen.
+def decode_slices(
+    logits: Tensor, batch: PackedBatch, losses: list[float] | list[None], config: QAConfig
+) -> list[SlicePrediction]:
+    """The best answers of every slice.
 
     Args:
-        scores: (T, S).
-        chosen: (T, S) bool.
-        document: (T,) int64.
-        num: documents D.
-
-    Returns:
-        (D, S).
+        logits: (T, 2), or (T, 3) with answerability.
+        batch: the slices.
+        losses: of each, or None each.
+        config: what may be an answer.
     """
-    masked = scores.masked_fill(~chosen, -math.inf)
-    index = document[:, None].expand_as(masked)
-    maximum = masked.new_full((num, masked.shape[1]), -math.inf)
-    maximum = maximum.scatter_reduce(0, index, masked.detach(), "amax")
-    maximum = maximum.masked_fill(maximum == -math.inf, 0.0)
-    total = torch.zeros_like(maximum).index_add(0, document, (masked - maximum[document]).exp())
-    return torch.where(total > 0, total, 1.0).log() + maximum
+    logits, document = logits.float(), document_of(batch)
+    allowed = candidates(batch, config)[:, None].expand(-1, 2)
+    partition = segment_logsumexp(logits[:, :2], allowed, document, batch.num_documents)  # (D, 2)
+    scores = logits[:, :2] - partition[document]
+    answerable = None
+    if config.answerability == "head":
+        answerable = logits[batch.cu_seqlens[:-1].long(), 2]  # (D,)
+        if config.normalisation == "slice":
+            # an answer of a slice is one where there is one: this makes slices comparable
+            scores = scores + F.logsigmoid(answerable)[document, None] / 2
+    pieces, sums = scores.cpu().numpy(), partition.tolist()
+    bounds = batch.cu_seqlens.tolist()
+    said = [None] * batch.num_documents if answerable is None else answerable.tolist()
+    return [
+        SlicePrediction(
+            feature.id,
+            {name: feature.details[name] for name in ("id", "question", "answers", "length")}
+            | {"depth": feature.details.get("depth")},
+            slice_answers(feature, pieces[bounds[i] : bounds[i + 1]], config),
+            (float(pieces[bounds[i], 0]), float(pieces[bounds[i], 1])),
+            tuple(sums[i]),
+            said[i],
+            feature.tokens_cut,
+            losses[i],
+        )
+        for i, feature in enumerate(batch.features)
+    ]
 
 
 def best_spans(
@@ -156,18 +171,14 @@ def _top(scores: np.ndarray, chosen: np.ndarray, k: int) -> np.ndarray:
     return np.sort(chosen[np.argpartition(-scores[chosen], k - 1)[:k]])
 
 
-def slice_prediction(
-    feature: Feature, scores: np.ndarray, loss: float | None, top_k: int, max_length: int
-) -> SlicePrediction:
-    """The best answers of a slice from its log-probabilities (L, 2)."""
-    offsets, details = feature.offsets, feature.details
-    assert offsets is not None, "encode_slices gives offsets"
-    chosen = (offsets[:, 1] > offsets[:, 0]).nonzero()[0]
-    spans = best_spans(scores[:, 0], scores[:, 1], chosen, top_k, max_length) if len(chosen) else []
-    answers = tuple(_answer(feature, *span) for span in spans)
-    question = {name: details[name] for name in ("id", "question", "answers", "length")}
-    null = float(scores[0].sum())
-    return SlicePrediction(feature.id, question, answers, null, feature.tokens_cut, loss)
+def slice_answers(feature: Feature, scores: np.ndarray, config: QAConfig) -> tuple[Answer, ...]:
+    """The best answers of a slice, best first, from its log-probabilities (L, 2)."""
+    assert feature.offsets is not None, "encode_slices gives offsets"
+    chosen = (feature.offsets[:, 1] > feature.offsets[:, 0]).nonzero()[0]
+    if not len(chosen):
+        return ()
+    spans = best_spans(scores[:, 0], scores[:, 1], chosen, config.top_k, config.max_answer_length)
+    return tuple(_answer(feature, *span) for span in spans)
 
 
 def _answer(feature: Feature, first: int, last: int, score: float) -> Answer:
@@ -177,48 +188,3 @@ def _answer(feature: Feature, first: int, last: int, score: float) -> Answer:
     text = feature.details["text"][start - base : end - base]
     start += len(text) - len(text.lstrip())  # byte-level tokens hold the space before them
     return Answer(text.strip(), start, start + len(text.strip()), score)
-
-
-def merge(slices: Sequence[SlicePrediction], threshold: float | None) -> list[Prediction]:
-    """One prediction a question, in the order of their names.
-
-    Args:
-        slices: of any questions in any order.
-        threshold: no answer where `null_score_difference` is above it; None = always an answer.
-    """
-    ordered = sorted(slices, key=lambda piece: (piece.question["id"], piece.id))
-    groups = groupby(ordered, key=lambda piece: piece.question["id"])
-    return [_merge_question(list(group), threshold) for _, group in groups]
-
-
-def _merge_question(slices: list[SlicePrediction], threshold: float | None) -> Prediction:
-    # slices overlap: an answer that several of them hold counts once
-    scores: dict[tuple[int, int], Answer] = {}
-    for answer in (answer for piece in slices for answer in piece.answers):
-        place = (answer.start, answer.end)
-        if place not in scores or answer.score > scores[place].score:
-            scores[place] = answer
-    nothing = Answer("", 0, 0, -math.inf)
-    best = max(scores.values(), key=lambda answer: answer.score, default=nothing)
-    # a question has no answer where every slice says so
-    null = min(piece.null_score for piece in slices)
-    difference = max(-1e4, min(1e4, null - best.score))  # JSON knows no infinity
-    is_null = not best.text or (threshold is not None and difference > threshold)
-    considered = [answer.score for answer in scores.values()]
-    considered += [null] if threshold is not None or is_null else []
-    log_probability = (null if is_null else best.score) - np.logaddexp.reduce(considered)
-    question, losses = slices[0].question, [p.loss for p in slices if p.loss is not None]
-    return Prediction(
-        id=question["id"],
-        question=question["question"],
-        gold=question["answers"],
-        predicted="" if is_null else best.text,
-        start=None if is_null else best.start,
-        end=None if is_null else best.end,
-        probability=float(np.exp(log_probability)),
-        null_score_difference=difference,
-        best=best.text,
-        length=question["length"],
-        tokens_cut=slices[0].tokens_cut,
-        loss=sum(losses) / len(losses) if losses else None,
-    )

@@ -10,7 +10,7 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from longspan.config import ClassificationConfig, Config, MaskedLMConfig, QAConfig, TrainerConfig
+from longspan.config import ClassificationConfig, Config, MaskedLMConfig, TrainerConfig
 from longspan.data.features import FeatureSet, encode_split
 from longspan.data.rows import check_columns, label_cells, warn_about_shared_texts
 from longspan.data.sources import load_splits
@@ -18,14 +18,13 @@ from longspan.data.stream_sources import load_stream
 from longspan.data.streaming import TrainingStream
 from longspan.errors import UserError
 from longspan.globals import globals_cost, warn_if_many
-from longspan.known_tasks import has_classes, new_task, task_columns
+from longspan.known_tasks import has_classes, new_task, report_losses, task_cells, task_columns
 from longspan.pretrained.tokenizer import (
     PreTrainedTokenizerFast,
     document_encoder,
     give_token_types,
     load_tokenizer,
 )
-from longspan.tasks.qa import report_losses
 from longspan.training.module import Task
 from longspan.training.optim import bf16_in_hardware
 
@@ -89,6 +88,7 @@ def prepare(config: Config) -> Prepared:
             encoder=encoder,
             task=task,
             labelled=labelled,
+            cells=task_cells(config.task, config.data, table.column_names),
         )
         for split, table in tables.items()
     }
@@ -169,8 +169,7 @@ def precision(config: Config) -> Any:
 def _facts(config: Config, splits: dict[str, FeatureSet]) -> dict[str, Any]:
     """Log, and keep for the report, what the data looks like to the model."""
     facts: dict[str, Any] = {name: s.report_truncation() for name, s in splits.items()}
-    if isinstance(config.task, QAConfig):
-        facts = {name: told | report_losses(name, told) for name, told in facts.items()}
+    facts = {name: told | report_losses(config.task, name, told) for name, told in facts.items()}
     sample = splits.get("train", splits.get("dev"))
     if sample is None:  # a stream with nothing held out: nothing is known before it is read
         return facts

@@ -1,24 +1,34 @@
 """A run folder's model on a split of its own data or of other data with the same columns."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from longspan.checkpoint import read_model
-from longspan.config import Config, DataConfig, EvalConfig, MaskedLMConfig, QAConfig
+from longspan.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    MaskedLMConfig,
+    QAConfig,
+    TrainerConfig,
+)
 from longspan.data.datamodule import DocumentData
-from longspan.data.features import FeatureSet, encode_split
-from longspan.data.rows import class_names
+from longspan.data.features import FeatureSet, encode_split, raw_documents
+from longspan.data.rows import class_names, row_ids
 from longspan.data.sources import load_other, load_split
 from longspan.data.stream_sources import load_stream
 from longspan.errors import UserError
-from longspan.known_tasks import has_classes, known_task, task_columns
+from longspan.known_tasks import has_classes, known_task, report_losses, task_cells, task_columns
 from longspan.pretrained.tokenizer import document_encoder, load_tokenizer
-from longspan.tasks.qa import report_losses
+from longspan.tasks.qa_answers import gold_answers
 from longspan.training import report
+from longspan.training.answer_page import ShownAnswer, answer_page, worst_first
 from longspan.training.build import build_trainer
 from longspan.training.module import LongDocumentModule, Task
+from longspan.training.official import official_format
 from longspan.training.run_folder import RunFolder
 from longspan.typed import from_dict, to_dict
 
@@ -29,7 +39,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     """Rebuild the model from its run folder, evaluate it, write predictions beside it.
 
     Returns:
-        `split`, `metrics` and `by_length`.
+        `split` and the figures of `report.breakdown`.
 
     Raises:
         UserError: no finished run, no such split, data that does not fit.
@@ -40,9 +50,49 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     if not folder.model.is_dir():
         raise UserError(f"run={config.run} has no model yet; let its training finish first")
     trained, labels, state = read_model(folder.model)
-    # the whole split, in this process, whatever the training ran on
-    whole = replace(
-        trained.trainer,
+    official = official_format(config, trained.task)
+    wanted = replace(
+        trained,
+        data=_other_data(trained.data, config.data),
+        trainer=_whole_and_here(trained.trainer),
+    )
+    table = _table(wanted, config.split, config.data)
+    columns = _columns(wanted, table)
+    if official is not None and columns.id_column is None:
+        raise UserError(
+            f"format={config.format} needs the names that the data set gives its rows; set "
+            "data.id_column"
+        )
+    features, task = _features(wanted, columns, labels, config.split, folder.model, table)
+    module = LongDocumentModule(wanted, task)
+    module.load_state_dict(state)
+    data = DocumentData(wanted, {config.split: features}, task)
+    trainer = build_trainer(wanted, logger=False, callbacks=[], enable_checkpointing=False)
+    data.trainer = trainer
+    trainer.test(module, dataloaders=data.evaluation_loader(config.split), verbose=False)
+    summary: dict[str, Any] = {"split": config.split} | report.breakdown(task, module.predictions)
+    name = config.output or config.split
+    written = {"predictions": folder.write_predictions(name, module.predictions)}
+    if official is not None:
+        files = official.files(module.predictions)
+        written[f"for {config.format}'s scorer"] = folder.write_official(
+            f"{name}.{config.format}", files
+        )
+    if config.page and isinstance(wanted.task, QAConfig):
+        shown = _worst(config, wanted, columns, table, module.predictions)
+        title = f"{config.run}: {config.split}"
+        page = answer_page(title, summary["metrics"], shown, len(module.predictions))
+        written["page"] = folder.write_page(name, page)
+    report.show(summary, folder.path)
+    for what, file in written.items():
+        log.info("%s: %s", what, file)
+    return summary
+
+
+def _whole_and_here(trainer: TrainerConfig) -> TrainerConfig:
+    """For the whole split, in this process, whatever the training ran on."""
+    return replace(
+        trainer,
         accelerator="auto",
         strategy="auto",
         devices=1,
@@ -51,25 +101,6 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         fast_dev_run=False,
         overfit_batches=0.0,
     )
-    wanted = replace(trained, data=_other_data(trained.data, config.data), trainer=whole)
-    features, task = _features(
-        wanted, labels, config.split, folder.model, _table(wanted, config.split, config.data)
-    )
-    module = LongDocumentModule(wanted, task)
-    module.load_state_dict(state)
-    data = DocumentData(wanted, {config.split: features}, task)
-    trainer = build_trainer(wanted, logger=False, callbacks=[], enable_checkpointing=False)
-    data.trainer = trainer
-    trainer.test(module, dataloaders=data.evaluation_loader(config.split), verbose=False)
-    summary = {
-        "split": config.split,
-        "metrics": task.metrics(module.predictions),
-        "by_length": report.by_length(task, module.predictions),
-    }
-    file = folder.write_predictions(config.output or config.split, module.predictions)
-    report.show(summary, folder.path)
-    log.info("predictions: %s", file)
-    return summary
 
 
 def _table(config: Config, split: str, given: dict[str, Any]) -> Any:
@@ -84,30 +115,54 @@ def _table(config: Config, split: str, given: dict[str, Any]) -> Any:
     return held_out[split]
 
 
-def _features(
-    config: Config, labels: list[str], split: str, model_folder: Path, table: Any
-) -> tuple[FeatureSet, Task]:
-    """The split as the model reads it, with the labels that the model knows."""
-    tokenizer = load_tokenizer(str(model_folder))
+def _columns(config: Config, table: Any) -> DataConfig:
+    """Where this table has what the task reads."""
     data = config.data
     if data.id_column not in (None, *table.column_names):
         log.info("no column %s here: documents are named by their row", data.id_column)
         data = replace(data, id_column=None)
-    data = task_columns(config.task, data, table.column_names)
-    column = data.label_column
+    return task_columns(config.task, data, table.column_names)
+
+
+def _worst(
+    config: EvalConfig, run: Config, columns: DataConfig, table: Any, predictions: Sequence[Any]
+) -> list[ShownAnswer]:
+    """The worst predictions beside their documents, which are read once more."""
+    split = config.split
+    place = {name: row for row, name in enumerate(row_ids(table, split, columns))}
+    worst = worst_first(predictions)[: config.page]
+    places = [place[prediction.id] for prediction in worst]
+    labelled = columns.label_column in table.column_names
+    documents = raw_documents(table[places], places, split, columns, run.globals, labelled)
+    return [
+        ShownAnswer(prediction, d.text, gold_answers(d.label, d.text, d.where or "").spans)
+        for prediction, d in zip(worst, documents, strict=True)
+    ]
+
+
+def _features(
+    config: Config,
+    columns: DataConfig,
+    labels: list[str],
+    split: str,
+    model_folder: Path,
+    table: Any,
+) -> tuple[FeatureSet, Task]:
+    """The split as the model reads it, with the labels that the model knows."""
+    tokenizer = load_tokenizer(str(model_folder))
+    column = columns.label_column
     task = known_task(config, labels, class_names(table, column), tokenizer)
     features = encode_split(
         table,
         split,
-        data=data,
+        data=columns,
         policies=config.globals,
         encoder=document_encoder(config, tokenizer),
         task=task,
         labelled=not isinstance(config.task, MaskedLMConfig) and column in table.column_names,
+        cells=task_cells(config.task, columns, table.column_names),
     )
-    facts = features.report_truncation()
-    if isinstance(config.task, QAConfig):
-        report_losses(f"{split} of this evaluation", facts)
+    report_losses(config.task, f"{split} of this evaluation", features.report_truncation())
     return features, task
 
 
@@ -117,7 +172,8 @@ def _other_data(trained: DataConfig, given: dict[str, Any]) -> DataConfig:
     if "splits" in changes:
         changes["splits"] = trained.splits | changes["splits"]
     if "path" in changes or "files" in changes:
-        changes = {"files": None, "split_column": None, "name": None} | changes
+        replaced = ("files", "name", "revision", "format", "split_column")
+        changes = dict.fromkeys(replaced) | changes
     return from_dict(DataConfig, to_dict(trained) | changes, "data")
 
 

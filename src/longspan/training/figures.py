@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: confusion matrix, and the main metric by document length."""
+"""Pictures of an evaluation: confusion matrix, and the main metric by length and by depth."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from longspan.training.module import Task
-from longspan.training.report import by_length
+from longspan.training.report import by_depth, by_length
 
 MAX_CLASSES = 40  # more make a matrix that nobody can read
 
@@ -20,7 +20,10 @@ def draw_figures(task: Task, predictions: Sequence[Any], folder: Path) -> dict[s
         figure name to PNG file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {f"{task.monitor[0]}_by_length": _by_length(task, predictions)}
+    metric = task.monitor[0]
+    figures = {f"{metric}_by_length": _by_length(metric, by_length(task, predictions))}
+    if depths := by_depth(task, predictions):
+        figures[f"{metric}_by_depth"] = _by_depth(metric, depths)
     has_classes = 0 < len(task.labels) <= MAX_CLASSES
     known = [p for p in predictions if isinstance(p.gold, str)] if has_classes else []
     if known:
@@ -32,15 +35,24 @@ def draw_figures(task: Task, predictions: Sequence[Any], folder: Path) -> dict[s
     return files
 
 
-def _by_length(task: Task, predictions: Sequence[Any]) -> Figure:
-    metric = task.monitor[0]
-    rows = [row for row in by_length(task, predictions) if metric in row]
+def _by_length(metric: str, rows: list[dict[str, Any]]) -> Figure:
+    rows = [row for row in rows if metric in row]
     names = [f"≤ {row['up_to']:,}" if row["up_to"] else f"> {row['above']:,}" for row in rows]
+    return _bars(metric, names, rows, "tokens of the document, before truncation")
+
+
+def _by_depth(metric: str, rows: list[dict[str, Any]]) -> Figure:
+    rows = [row for row in rows if metric in row]
+    names = [f"{100 * row['from']:.0f}–{100 * row['to']:.0f} %" for row in rows]
+    return _bars(metric, names, rows, "where in the document the answer begins")
+
+
+def _bars(metric: str, names: list[str], rows: list[dict[str, Any]], xlabel: str) -> Figure:
     figure = Figure(figsize=(1.2 + 1.1 * max(3, len(rows)), 3.6), layout="constrained")
     axes = figure.subplots()
     bars = axes.bar(names, [row[metric] for row in rows], color="#4878a8", width=0.7)
     axes.bar_label(bars, [f"{row[metric]:.2f}\nn={row['documents']}" for row in rows], padding=2)
-    axes.set(xlabel="tokens of the document, before truncation", ylabel=metric)
+    axes.set(xlabel=xlabel, ylabel=metric)
     axes.margins(y=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -1,7 +1,7 @@
 """The LightningModule: forward, loss, optimiser, predictions of a split."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from longspan.batch import Feature, PackedBatch
-from longspan.config import Config, ModelConfig
+from longspan.config import Config, ModelConfig, TaskConfig
 from longspan.errors import UserError
 from longspan.model.encoder import Encoder
 from longspan.training.optim import build_optimizer, build_schedule
@@ -31,6 +31,16 @@ class Task(Protocol):
     def metrics(self, predictions: Sequence[Any]) -> dict[str, float]: ...
 
 
+@runtime_checkable
+class CalibratedTask(Protocol):
+    """A task that fits to the dev split how it decides, after every validation."""
+
+    @property
+    def is_calibrated_on_dev(self) -> bool: ...
+    def calibrate(self, predictions: Sequence[Any]) -> dict[str, Any]: ...
+    def calibrated_config(self) -> TaskConfig: ...
+
+
 class LongDocumentModule(L.LightningModule):
     """Encoder and task head.
 
@@ -46,6 +56,7 @@ class LongDocumentModule(L.LightningModule):
         self.encoder = Encoder(config.model)
         self.head = task.head(config.model, self.encoder.token_embedding)
         self.predictions: list[Any] = []  # of the split that was evaluated last
+        self.calibration: dict[str, Any] = {}  # what the task said of the last one
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Logits of a packed batch."""
@@ -90,6 +101,9 @@ class LongDocumentModule(L.LightningModule):
 
     def _log_metrics(self, split: str) -> None:
         self._gather_predictions()
+        if split == "dev" and isinstance(self.task, CalibratedTask):
+            self.calibration = self.task.calibrate(self.predictions)
+        self.predictions = list(self.task.merge(self.predictions))
         metrics = self.task.metrics(self.predictions)
         monitor = self.config.checkpoint.monitor
         if split == "dev" and monitor is not None and monitor not in metrics:
@@ -109,7 +123,6 @@ class LongDocumentModule(L.LightningModule):
             torch.distributed.all_gather_object(ranks, self.predictions)
             self.predictions = [prediction for rank in ranks for prediction in rank]
         self.predictions.sort(key=lambda prediction: prediction.id)
-        self.predictions = list(self.task.merge(self.predictions))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = build_optimizer(self, self.config.model.num_layers, self.config.optim)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -27,7 +28,7 @@ from longspan.training.callbacks import (
     peak_memory_bytes,
 )
 from longspan.training.figures import draw_figures
-from longspan.training.module import LongDocumentModule
+from longspan.training.module import CalibratedTask, LongDocumentModule
 from longspan.training.run_folder import RunFolder, folder_of
 from longspan.training.tracking import MetricsFile, build_loggers
 from longspan.training.wandb_logger import DetachedWandbLogger
@@ -160,16 +161,18 @@ def _finish(
     """Evaluate on test, write model, predictions, figures and, last of all, the report."""
     split = "test" if "test" in prepared.splits else "dev" if "dev" in prepared.splits else None
     summary: dict[str, Any] = {"split": split, **facts}
+    config = _calibrated(trainer, module, data, prepared)
+    if module.calibration:
+        summary["calibration"] = module.calibration
     if split is not None:
         evaluate = trainer.test if split == "test" else trainer.validate
         evaluate(module, dataloaders=data.evaluation_loader(split), verbose=False)
-        summary["metrics"] = module.task.metrics(module.predictions)
-        summary["by_length"] = report.by_length(module.task, module.predictions)
+        summary |= report.breakdown(module.task, module.predictions)
     if trainer.is_global_zero:
         save_model(
             folder.model,
             merged_state(module),
-            prepared.config,
+            config,
             prepared.task.labels,
             prepared.tokenizer,
         )
@@ -182,6 +185,24 @@ def _finish(
         if isinstance(logger, DetachedWandbLogger):
             logger.close()
     return summary
+
+
+def _calibrated(
+    trainer: L.Trainer, module: LongDocumentModule, data: DocumentData, prepared: Prepared
+) -> Config:
+    """The config of the model that is saved, with what its task fits to dev in place of "auto"."""
+    config, task = prepared.config, module.task
+    if not isinstance(task, CalibratedTask) or not task.is_calibrated_on_dev:
+        return config
+    if "dev" in prepared.splits:  # once more, with the weights that are kept
+        trainer.validate(module, dataloaders=data.evaluation_loader("dev"), verbose=False)
+    if module.calibration:
+        said = ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+                         for name, value in module.calibration.items())  # fmt: skip
+        log.info("calibrated on dev: %s", said)
+    else:
+        log.info("nothing to calibrate on: no dev split whose labels are known")
+    return replace(config, task=task.calibrated_config())
 
 
 def _log_figures(loggers: list[Logger], figures: dict[str, Path]) -> None:

@@ -153,6 +153,20 @@ class RunFolder:
         write_text(file, "".join(lines))
         return file
 
+    def write_page(self, name: str, page: str) -> Path:
+        """An HTML page beside the predictions."""
+        file = self.predictions / f"{name}.html"
+        write_text(file, page)
+        return file
+
+    def write_official(self, name: str, files: dict[str, Any]) -> Path:
+        """A folder of JSON files in the format of an official scorer."""
+        folder = self.predictions / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, content in files.items():
+            write_text(folder / file, json.dumps(content, indent=1) + "\n")
+        return folder
+
 
 def folder_of(config: Config) -> RunFolder:
     """Where a run lies."""
