@@ -1,0 +1,413 @@
+// Backward: gradients of queries, keys and values, from scores that are computed anew.
+//
+// With p the probabilities, g the gradient of the output and delta = sum of g * out over a head
+// (Dao et al. 2022, FlashAttention, appendix B.2):
+//
+//   dV = p^T g      ds = p * (g V^T - delta) * scale      dQ = ds K      dK = ds^T Q
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include "arguments.h"
+#include "operators.h"
+
+namespace longspan {
+namespace {
+
+// Packed keys and values that a block of queries looks at, and where their gradients add up.
+struct Keys {
+  const Word* transposed_keys;
+  const Word* transposed_values;
+  const Word* stacked_keys;
+  int64_t width;
+  float* key_sums;
+  float* value_sums;
+};
+
+// Keys and values of a segment, or of global tokens, in the three layouts that a backward reads.
+template <class Number>
+struct PackedKeys {
+  Buffer<Word> transposed_keys, transposed_values, stacked_keys;
+  PackedKeys(int64_t keys, HeadSize<Number> head)
+      : transposed_keys(keys * head.words),
+        transposed_values(keys * head.words),
+        stacked_keys(keys / Number::kPerWord * head.padded) {}
+};
+
+template <class Number>
+struct Memory {
+  static constexpr int64_t kScores = kBlockRows * kChunkKeys;
+  PackedKeys<Number> near, far;
+  Buffer<float> far_sums;         // of keys, then of values of the document's global tokens
+  Buffer<float> separate_sums;    // likewise of the segment's own keys of global projections
+  Buffer<Word> scratch;
+  // of a block of queries
+  Buffer<Word> queries, stacked_queries, gradients, stacked_gradients;
+  Buffer<float> scores, score_gradients, query_sums;
+  Buffer<Word> stacked_probabilities, row_score_gradients, stacked_score_gradients;
+  float lse[kBlockRows], delta[kBlockRows];
+
+  explicit Memory(const Arguments<Number>& a)
+      : near(a.all.most_keys, a.head),
+        far(a.all.most_globals, a.head),
+        far_sums(2 * a.all.most_globals * a.head.padded),
+        separate_sums(a.separate ? 2 * a.all.most_own_keys * a.head.padded : 0),
+        scratch(kLanes * a.head.words),
+        queries(kBlockRows * a.head.words),
+        stacked_queries(kBlockRows / Number::kPerWord * a.head.padded),
+        gradients(kBlockRows * a.head.words),
+        stacked_gradients(kBlockRows / Number::kPerWord * a.head.padded),
+        scores(kScores),
+        score_gradients(kScores),
+        query_sums(kBlockRows * a.head.padded),
+        stacked_probabilities(kScores / Number::kPerWord),
+        row_score_gradients(kScores / Number::kPerWord),
+        stacked_score_gradients(kScores / Number::kPerWord) {}
+};
+
+template <class Number>
+struct Backward {
+  using Element = typename Number::Element;
+  const Arguments<Number>& a;
+  Heads<const Element> out_gradient, out;
+  const float* lse;         // (H, T)
+  const float* global_lse;  // (H, G)
+  int64_t num_globals;
+  Heads<Element> dq, dk, dv, dglobal_q, dglobal_k, dglobal_v;
+  float* sums;      // of each segment, (K, 2, keys, padded): gradients of keys, then of values
+  float* far_part;  // (parts, K, 2, padded): each segment's share of its document's global tokens
+  float* dq_part;   // (parts, H, padded): each segment's share of global queries' gradients
+
+  int64_t columns() const { return a.head.padded; }
+
+  float* sums_of(const Segment& segment, int64_t kv_head) const {
+    const int64_t before = segment.first_sum * a.num_kv_heads + kv_head * segment.num_keys();
+    return sums + before * 2 * columns();
+  }
+
+  void run(int64_t task, Memory<Number>& memory) const {
+    const Segment& segment = a.all.segments[task / a.num_kv_heads];
+    const Document& document = a.all.documents[segment.document];
+    const int64_t kv_head = task % a.num_kv_heads;
+    float* own_sums = sums_of(segment, kv_head);
+    std::fill_n(own_sums, 2 * segment.num_keys() * columns(), 0.0f);
+    if (document.has_local_rows) local_rows(document, segment, kv_head, own_sums, memory);
+    if (document.has_global_rows) global_rows(document, segment, kv_head, own_sums, memory);
+  }
+
+  void local_rows(
+      const Document& document, const Segment& segment, int64_t kv_head, float* own_sums,
+      Memory<Number>& memory) const {
+    const Keys near = pack(
+        a.k, a.v, document, kv_head, segment.first_key, segment.last_key - segment.first_key,
+        nullptr, memory.near, own_sums, memory);
+    Keys far{};
+    if (document.has_far_keys) {
+      far = pack(
+          a.k, a.v, document, kv_head, 0, document.num_globals(), document.globals.data(),
+          memory.far, memory.far_sums, memory);
+      std::fill_n(far.key_sums, 2 * far.width * columns(), 0.0f);
+    }
+    for (int64_t h = kv_head * a.group(); h < (kv_head + 1) * a.group(); ++h) {
+      for (int64_t q = segment.first; q < segment.last; q += kBlockRows) {
+        local_block(document, segment, h, q, near, far, memory);
+      }
+    }
+    for (int64_t g = 0; document.has_far_keys && g < document.num_globals(); ++g) {
+      const int64_t part = (document.part(segment.number) + g) * a.num_kv_heads + kv_head;
+      float* share = far_part + part * 2 * columns();
+      std::copy_n(far.key_sums + g * columns(), columns(), share);
+      std::copy_n(far.value_sums + g * columns(), columns(), share + columns());
+    }
+  }
+
+  Keys pack(
+      const Heads<const Element>& k, const Heads<const Element>& v, const Document& document,
+      int64_t kv_head, int64_t first, int64_t count, const int64_t* index,
+      PackedKeys<Number>& packed, float* key_sums, Memory<Number>& memory) const {
+    const int64_t width = round_up(count, kLanes);
+    const auto keys = k.rows(kv_head, document.start + first, index);
+    const auto values = v.rows(kv_head, document.start + first, index);
+    pack_transposed(keys, count, width, a.head, memory.scratch, packed.transposed_keys);
+    pack_transposed(values, count, width, a.head, memory.scratch, packed.transposed_values);
+    pack_stacked(keys, count, width, a.head, packed.stacked_keys);
+    return {packed.transposed_keys, packed.transposed_values, packed.stacked_keys, width,
+            key_sums, key_sums + width * columns()};
+  }
+
+  void local_block(
+      const Document& document, const Segment& segment, int64_t h, int64_t query,
+      const Keys& near, const Keys& far, Memory<Number>& memory) const {
+    const int64_t rows = std::min(kBlockRows, segment.last - query);
+    const int64_t token = document.start + query;
+    start_block(
+        a.q.rows(h, token), out_gradient.rows(h, token), out.rows(h, token),
+        lse + h * a.num_tokens + token, rows, memory);
+    Mask mask;
+    const int64_t first = std::max<int64_t>(0, query - document.window) / kLanes * kLanes;
+    const int64_t last = std::min(document.length, query + rows + document.window);
+    for (int64_t key = first; key < last; key += kChunkKeys) {
+      mask_window(mask, query, rows, key, std::min(kChunkKeys, last - key), document.window);
+      see(mask, near, key - segment.first_key, memory);
+    }
+    for (int64_t g = 0; document.has_far_keys && g < document.num_globals(); g += kChunkKeys) {
+      const int64_t keys = std::min(kChunkKeys, document.num_globals() - g);
+      mask_far(mask, query, rows, document.globals.data() + g, keys, document.window);
+      if (!mask.empty()) see(mask, far, g, memory);
+    }
+    const auto target = dq.rows(h, token);
+    for (int64_t r = 0; r < rows; ++r) {
+      write_row(memory.query_sums + r * columns(), 1.0f, a.head.size, target[r]);
+    }
+  }
+
+  // The document's global queries over the keys that the segment owns.
+  void global_rows(
+      const Document& document, const Segment& segment, int64_t kv_head, float* own_sums,
+      Memory<Number>& memory) const {
+    const int64_t count = segment.last - segment.first;
+    Keys own{};
+    int64_t offset = 0;
+    if (a.separate) {
+      own = pack(
+          a.global_k, a.global_v, document, kv_head, segment.first, count, nullptr, memory.near,
+          memory.separate_sums, memory);
+      std::fill_n(own.key_sums, 2 * own.width * columns(), 0.0f);
+    } else if (document.has_local_rows) {  // are packed already
+      own = {memory.near.transposed_keys, memory.near.transposed_values,
+             memory.near.stacked_keys, segment.num_keys(), own_sums,
+             own_sums + segment.num_keys() * columns()};
+      offset = segment.first - segment.first_key;
+    } else {
+      own = pack(
+          a.k, a.v, document, kv_head, segment.first, count, nullptr, memory.near, own_sums,
+          memory);
+    }
+    for (int64_t h = kv_head * a.group(); h < (kv_head + 1) * a.group(); ++h) {
+      for (int64_t g = 0; g < document.num_globals(); g += kBlockRows) {
+        global_block(document, segment, h, g, own, offset, memory);
+      }
+    }
+    if (!a.separate) return;
+    const auto dk_rows = dglobal_k.rows(kv_head, document.start + segment.first);
+    const auto dv_rows = dglobal_v.rows(kv_head, document.start + segment.first);
+    for (int64_t j = 0; j < count; ++j) {
+      write_row(own.key_sums + j * columns(), 1.0f, a.head.size, dk_rows[j]);
+      write_row(own.value_sums + j * columns(), 1.0f, a.head.size, dv_rows[j]);
+    }
+  }
+
+  void global_block(
+      const Document& document, const Segment& segment, int64_t h, int64_t g, const Keys& own,
+      int64_t offset, Memory<Number>& memory) const {
+    const int64_t rows = std::min(kBlockRows, document.num_globals() - g);
+    const int64_t* index = document.globals.data() + g;
+    start_block(
+        a.global_queries(h, document, g), out_gradient.rows(h, document.start, index),
+        out.rows(h, document.start, index),
+        global_lse + h * num_globals + document.first_global + g, rows, memory);
+    Mask mask;
+    for (int64_t key = segment.first; key < segment.last; key += kChunkKeys) {
+      start_mask(mask, rows, std::min(kChunkKeys, segment.last - key));
+      see(mask, own, key - segment.first + offset, memory);
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t part = (document.part(segment.number) + g + r) * a.num_heads + h;
+      std::copy_n(memory.query_sums + r * columns(), columns(), dq_part + part * columns());
+    }
+  }
+
+  void start_block(
+      Rows<const Element> queries, Rows<const Element> gradients, Rows<const Element> outputs,
+      const float* block_lse, int64_t rows, Memory<Number>& memory) const {
+    const int64_t padded_rows = round_up(rows, kTileRows);
+    pack_rows(queries, rows, padded_rows, a.head, memory.queries);
+    pack_rows(gradients, rows, padded_rows, a.head, memory.gradients);
+    pack_stacked(queries, rows, padded_rows, a.head, memory.stacked_queries);
+    pack_stacked(gradients, rows, padded_rows, a.head, memory.stacked_gradients);
+    for (int64_t r = 0; r < rows; ++r) {
+      memory.lse[r] = block_lse[r];
+      memory.delta[r] = dot<Element>(gradients[r], outputs[r], a.head.size);
+    }
+    std::fill_n(static_cast<float*>(memory.query_sums), padded_rows * columns(), 0.0f);
+  }
+
+  // One chunk of keys, from `offset` on: its part of all three gradients.
+  void see(const Mask& mask, const Keys& keys, int64_t offset, Memory<Number>& memory) const {
+    rows_by_keys(
+        mask.tiles, memory.queries, a.head, keys.transposed_keys + offset, keys.width,
+        memory.scores, a.scale);
+    rows_by_keys(
+        mask.tiles, memory.gradients, a.head, keys.transposed_values + offset, keys.width,
+        memory.score_gradients, 1.0f);
+    const Word* probabilities = memory.stacked_probabilities;
+    const Word* row_gradients = memory.row_score_gradients;
+    const Word* stacked_gradients = memory.stacked_score_gradients;
+    if constexpr (Number::kPerWord == 1) {  // one layout serves all, in place
+      for (int64_t r = 0; r < mask.tiles.rows; ++r) softmax_gradients(mask, r, memory);
+      probabilities = reinterpret_cast<const Word*>(static_cast<float*>(memory.scores));
+      row_gradients = stacked_gradients =
+          reinterpret_cast<const Word*>(static_cast<float*>(memory.score_gradients));
+    } else {
+      for (int64_t r = 0; r < mask.tiles.rows; r += 2) softmax_gradients(mask, r, memory);
+    }
+    weigh_rows<Number>(
+        mask.tiles, probabilities, memory.stacked_gradients, columns(),
+        keys.value_sums + offset * columns());
+    weigh_rows<Number>(
+        mask.tiles, stacked_gradients, memory.stacked_queries, columns(),
+        keys.key_sums + offset * columns());
+    weigh_keys<Number>(
+        mask.tiles, row_gradients, keys.stacked_keys + offset / Number::kPerWord * columns(),
+        columns(), memory.query_sums);
+  }
+
+  // Scores of row r, in bfloat16 of rows r and r + 1, become probabilities, and the gradients of
+  // the probabilities those of the scores.
+  void softmax_gradients(const Mask& mask, int64_t r, Memory<Number>& memory) const {
+    const int64_t first = mask.tiles.first[r / kTileRows];
+    const int64_t last = mask.tiles.last[r / kTileRows];
+    constexpr int64_t kPairs = Number::kPerWord;
+    const int64_t rows = std::min(kPairs, mask.tiles.rows - r);
+    for (int64_t i = 0; i < rows; ++i) hide(mask, r + i, memory.scores + (r + i) * kChunkKeys);
+    for (int64_t j = first; j < last; j += kLanes) {
+      Vector p[kPairs], ds[kPairs];
+      for (int64_t i = 0; i < kPairs; ++i) {
+        if (i >= rows) {  // beyond the block, where nothing was computed
+          p[i] = ds[i] = _mm512_setzero_ps();
+          continue;
+        }
+        const int64_t at = (r + i) * kChunkKeys + j;
+        p[i] = exponential(_mm512_sub_ps(load(memory.scores + at), fill(memory.lse[r + i])));
+        const Vector centred =
+            _mm512_sub_ps(load(memory.score_gradients + at), fill(memory.delta[r + i]));
+        ds[i] = _mm512_mul_ps(_mm512_mul_ps(p[i], fill(a.scale)), centred);
+        if constexpr (kPairs == 1) {
+          store(memory.scores + at, p[i]);
+          store(memory.score_gradients + at, ds[i]);
+        } else {
+          _mm256_storeu_si256(
+              reinterpret_cast<__m256i*>(memory.row_score_gradients + at / 2), rounded(ds[i]));
+        }
+      }
+      if constexpr (kPairs == 2) {
+        const int64_t at = r / 2 * kChunkKeys + j;
+        _mm512_storeu_si512(memory.stacked_probabilities + at, paired(p[0], p[1]));
+        _mm512_storeu_si512(memory.stacked_score_gradients + at, paired(ds[0], ds[1]));
+      }
+    }
+  }
+
+  // Add up what the segments found for a stretch of a document's keys, for one head.
+  void combine_keys(
+      const Document& document, const Segment* segments, int64_t kv_head, int64_t first,
+      int64_t last, float* row) const {
+    const int64_t reach = document.has_local_rows ? document.window : 0;
+    const auto dk_rows = dk.rows(kv_head, document.start);
+    const auto dv_rows = dv.rows(kv_head, document.start);
+    const auto& globals = document.globals;
+    auto global = std::lower_bound(globals.begin(), globals.end(), first);
+    for (int64_t j = first; j < last; ++j) {
+      std::fill_n(row, 2 * columns(), 0.0f);
+      const int64_t begin = std::max<int64_t>(0, j - reach) / document.segment_length;
+      const int64_t end =
+          std::min(document.num_segments - 1, (j + reach) / document.segment_length);
+      for (int64_t s = begin; s <= end; ++s) {
+        const float* key_sums = sums_of(segments[s], kv_head) +
+            (j - segments[s].first_key) * columns();
+        const float* value_sums = key_sums + segments[s].num_keys() * columns();
+        for (int64_t e = 0; e < columns(); ++e) row[e] += key_sums[e];
+        for (int64_t e = 0; e < columns(); ++e) row[columns() + e] += value_sums[e];
+      }
+      if (global != globals.end() && *global == j) {
+        for (int64_t s = 0; document.has_far_keys && s < document.num_segments; ++s) {
+          const int64_t part = document.part(s) + (global - globals.begin());
+          const float* share = far_part + (part * a.num_kv_heads + kv_head) * 2 * columns();
+          for (int64_t e = 0; e < 2 * columns(); ++e) row[e] += share[e];
+        }
+        ++global;
+      }
+      write_row(row, 1.0f, a.head.size, dk_rows[j]);
+      write_row(row + columns(), 1.0f, a.head.size, dv_rows[j]);
+    }
+  }
+
+  // Add up what the segments found for a document's global queries, for one head.
+  void combine_global_queries(const Document& document, int64_t h, float* row) const {
+    const auto target = a.separate ? dglobal_q.rows(h, document.first_global)
+                                   : dq.rows(h, document.start, document.globals.data());
+    const auto unused = dq.rows(h, document.start, document.globals.data());
+    for (int64_t g = 0; g < document.num_globals(); ++g) {
+      std::fill_n(row, columns(), 0.0f);
+      for (int64_t s = 0; s < document.num_segments; ++s) {
+        const float* share = dq_part + ((document.part(s) + g) * a.num_heads + h) * columns();
+        for (int64_t e = 0; e < columns(); ++e) row[e] += share[e];
+      }
+      if (a.separate) std::fill_n(unused[g], a.head.size, Element(0));
+      write_row(row, 1.0f, a.head.size, target[g]);
+    }
+  }
+
+  void combine(const Segment* segment, int64_t kv_head, float* row) const {
+    const Document& document = a.all.documents[segment->document];
+    const Segment* segments = segment - segment->number;
+    combine_keys(document, segments, kv_head, segment->first, segment->last, row);
+    if (!document.has_global_rows || segment->number > 0) return;
+    for (int64_t h = kv_head * a.group(); h < (kv_head + 1) * a.group(); ++h) {
+      combine_global_queries(document, h, row);
+    }
+  }
+};
+
+}  // namespace
+
+template <class Number>
+Gradients backward(const Arguments<Number>& a, const Saved& saved, int64_t num_globals) {
+  using Element = typename Number::Element;
+  const auto options = saved.out.options();
+  const auto floats = options.dtype(at::kFloat);
+  const int64_t size = a.head.size, columns = a.head.padded;
+  const auto like_keys = at::IntArrayRef({a.num_tokens, a.num_kv_heads, size}).vec();
+  Gradients gradients{
+      at::empty(saved.out.sizes(), options), at::empty(like_keys, options),
+      at::empty(like_keys, options), {}, {}, {}};
+  // documents without global tokens leave zeros
+  const int64_t separate_tokens = a.separate ? a.num_tokens : 0;
+  gradients.global_q = at::empty({a.separate ? num_globals : 0, a.num_heads, size}, options);
+  gradients.global_k = at::zeros({separate_tokens, a.num_kv_heads, size}, options);
+  gradients.global_v = at::zeros({separate_tokens, a.num_kv_heads, size}, options);
+  const at::Tensor sums = at::empty({a.all.num_sums, a.num_kv_heads, 2, columns}, floats);
+  const at::Tensor far_part = at::empty({a.all.num_parts, a.num_kv_heads, 2, columns}, floats);
+  const at::Tensor dq_part = at::empty({a.all.num_parts, a.num_heads, columns}, floats);
+  const Backward<Number> backward{
+      a,
+      Heads<const Element>(saved.out_gradient),
+      Heads<const Element>(saved.out),
+      saved.lse.const_data_ptr<float>(),
+      saved.global_lse.const_data_ptr<float>(),
+      num_globals,
+      Heads<Element>(gradients.q),
+      Heads<Element>(gradients.k),
+      Heads<Element>(gradients.v),
+      Heads<Element>(gradients.global_q),
+      Heads<Element>(gradients.global_k),
+      Heads<Element>(gradients.global_v),
+      sums.mutable_data_ptr<float>(),
+      far_part.mutable_data_ptr<float>(),
+      dq_part.mutable_data_ptr<float>()};
+  run_tasks(
+      a.num_tasks(), 2.5 * a.work(), [&] { return Memory<Number>(a); },
+      [&](int64_t task, Memory<Number>& memory) { backward.run(task, memory); });
+  run_tasks(
+      a.num_tasks(), 4.0 * a.num_tokens * a.num_kv_heads * columns,
+      [&] { return Buffer<float>(2 * columns); }, [&](int64_t task, Buffer<float>& row) {
+        const Segment* segment = &a.all.segments[task / a.num_kv_heads];
+        backward.combine(segment, task % a.num_kv_heads, row);
+      });
+  return gradients;
+}
+
+template Gradients backward(const Arguments<Float32>&, const Saved&, int64_t);
+template Gradients backward(const Arguments<BFloat16>&, const Saved&, int64_t);
+
+}  // namespace longspan
