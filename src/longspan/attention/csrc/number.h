@@ -2,7 +2,7 @@
 //
 // A product walks along its depth in *words* of 32 bits. In float32 a word is one number; in
 // bfloat16 it is a pair of neighbours along the depth, which one instruction multiplies and adds
-// into float32 (VDPBF16PS). Everything else is the same code. Three layouts follow:
+// into float32 (VDPBF16PS; two where a processor lacks it). Everything else is the same code. Three layouts follow:
 //
 //   rows        [row][word]         the left operand; depth along the row
 //   transposed  [word][row]         the right operand whose depth is the head's size: K, V
@@ -39,9 +39,20 @@ struct Float32 {
 struct BFloat16 {
   using Element = c10::BFloat16;
   static constexpr int64_t kPerWord = 2;
+  // a bfloat16 is the upper half of the float32 of the same value
+  static Vector low_halves(__m512i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)); }
+  static Vector high_halves(__m512i x) {
+    return _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(static_cast<int>(0xffff0000))));
+  }
   static Vector multiply_add(Vector sum, Word a, const Word* b) {
-    const auto broadcast = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(a)));
-    return _mm512_dpbf16_ps(sum, broadcast, reinterpret_cast<__m512bh>(_mm512_loadu_si512(b)));
+    const __m512i x = _mm512_set1_epi32(static_cast<int>(a));
+    const __m512i y = _mm512_loadu_si512(b);
+#ifdef __AVX512BF16__
+    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(y));
+#else
+    sum = _mm512_fmadd_ps(low_halves(x), low_halves(y), sum);
+    return _mm512_fmadd_ps(high_halves(x), high_halves(y), sum);
+#endif
   }
 };
 

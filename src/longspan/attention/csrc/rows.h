@@ -81,8 +81,20 @@ inline void hide(const Mask& mask, int64_t r, float* scores) {
   std::fill(scores + mask.hole_first[r], scores + mask.hole_last[r], -kInfinity);
 }
 
-// Two registers of floats as bfloat16, rounded to nearest.
-inline __m256i rounded(Vector x) { return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)); }
+// Floats as bfloat16, rounded to nearest, ties to even.
+inline __m256i rounded(Vector x) {
+#ifdef __AVX512BF16__
+  return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x));
+#else
+  const __m512i bits = _mm512_castps_si512(x);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  // adding would turn some NaNs into infinity
+  const __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  const __m512i result = _mm512_mask_mov_epi32(up, is_nan, _mm512_set1_epi32(0x7fc00000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(result, 16));
+#endif
+}
 
 // Pairs along the rows, as words.
 inline __m512i paired(Vector even, Vector odd) {
