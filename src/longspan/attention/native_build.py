@@ -73,13 +73,15 @@ def library() -> Path:
 
 
 def cache_folder() -> Path:
-    """Where the kernel is kept: `$XDG_CACHE_HOME/longspan` or `~/.cache/longspan`.
+    """Where the kernel is kept: `$LONGSPAN_CACHE`, `$XDG_CACHE_HOME/longspan`, `~/.cache/longspan`.
 
     If that cannot be made, or others could write to it, a temporary folder of this process.
     """
     try:
-        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(root) / "longspan"
+        folder = Path(
+            os.environ.get("LONGSPAN_CACHE")
+            or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longspan"
+        )
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_owner(folder)
         with tempfile.TemporaryFile(dir=folder):  # a read-only disk shows only now

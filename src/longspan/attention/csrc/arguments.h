@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <memory>
+#include <new>
 
 #include "rows.h"
 
@@ -33,13 +34,17 @@ struct Heads {
 template <class T>
 class Buffer {
  public:
-  explicit Buffer(int64_t size)
-      : data_(static_cast<T*>(std::aligned_alloc(64, round_up(size * sizeof(T) + 1, 64))), &std::free) {
+  explicit Buffer(int64_t size) : data_(allocate(size), &std::free) {
     if (!data_) throw std::bad_alloc();
   }
   operator T*() const { return data_.get(); }
 
  private:
+  static T* allocate(int64_t size) {
+    const int64_t bytes = std::max<int64_t>(size * sizeof(T), 1);
+    return static_cast<T*>(std::aligned_alloc(64, round_up(bytes, 64)));
+  }
+
   std::unique_ptr<T, void (*)(void*)> data_;
 };
 
@@ -81,7 +86,11 @@ Arguments<Number> read_arguments(
       cut(cu_seqlens.const_data_ptr<int32_t>(), cu_seqlens.numel() - 1,
           global_index.const_data_ptr<int64_t>(), global_index.numel(), window, k.size(1),
           global_q.has_value()),
-      q.size(0), q.size(1), k.size(1), HeadSize<Number>(q.size(2)), static_cast<float>(scale),
+      q.size(0),
+      q.size(1),
+      k.size(1),
+      HeadSize<Number>(q.size(2)),
+      static_cast<float>(scale),
       global_q.has_value()};
   a.q = Heads<Element>(q);
   a.k = Heads<Element>(k);
@@ -98,7 +107,7 @@ Arguments<Number> read_arguments(
 template <class Element>
 void write_row(const float* x, float factor, int64_t size, Element* row) {
   for (int64_t e = 0; e < size; e += kLanes) {
-    const __mmask16 inside = size - e >= kLanes ? 0xffff : static_cast<__mmask16>((1u << (size - e)) - 1);
+    const __mmask16 inside = first_of_16(size - e);
     const Vector scaled = _mm512_mul_ps(_mm512_maskz_loadu_ps(inside, x + e), fill(factor));
     if constexpr (std::is_same_v<Element, float>) {
       _mm512_mask_storeu_ps(row + e, inside, scaled);

@@ -38,9 +38,9 @@ template <class Number>
 struct Memory {
   static constexpr int64_t kScores = kBlockRows * kChunkKeys;
   PackedKeys<Number> near, far;
-  Buffer<float> far_sums;         // of keys, then of values of the document's global tokens
-  Buffer<float> separate_sums;    // likewise of the segment's own keys of global projections
-  Buffer<Word> scratch;
+  Buffer<float> sums;           // of keys, then of values of the segment
+  Buffer<float> far_sums;       // of keys, then of values of the document's global tokens
+  Buffer<float> separate_sums;  // likewise of the segment's own keys of global projections
   // of a block of queries
   Buffer<Word> queries, stacked_queries, gradients, stacked_gradients;
   Buffer<float> scores, score_gradients, query_sums;
@@ -50,9 +50,9 @@ struct Memory {
   explicit Memory(const Arguments<Number>& a)
       : near(a.all.most_keys, a.head),
         far(a.all.most_globals, a.head),
+        sums(2 * a.all.most_keys * a.head.padded),
         far_sums(2 * a.all.most_globals * a.head.padded),
         separate_sums(a.separate ? 2 * a.all.most_own_keys * a.head.padded : 0),
-        scratch(kLanes * a.head.words),
         queries(kBlockRows * a.head.words),
         stacked_queries(kBlockRows / Number::kPerWord * a.head.padded),
         gradients(kBlockRows * a.head.words),
@@ -89,23 +89,52 @@ struct Backward {
     const Segment& segment = a.all.segments[task / a.num_kv_heads];
     const Document& document = a.all.documents[segment.document];
     const int64_t kv_head = task % a.num_kv_heads;
-    float* own_sums = sums_of(segment, kv_head);
-    std::fill_n(own_sums, 2 * segment.num_keys() * columns(), 0.0f);
-    if (document.has_local_rows) local_rows(document, segment, kv_head, own_sums, memory);
-    if (document.has_global_rows) global_rows(document, segment, kv_head, own_sums, memory);
+    std::fill_n(static_cast<float*>(memory.sums), 2 * segment.num_keys() * columns(), 0.0f);
+    if (document.has_local_rows) local_rows(document, segment, kv_head, memory);
+    if (document.has_global_rows) global_rows(document, segment, kv_head, memory);
+    write_keys(document, segment, kv_head, memory.sums);
+  }
+
+  // Keys that no other segment reaches are done; the others' sums wait for `combine`.
+  void write_keys(
+      const Document& document, const Segment& segment, int64_t kv_head, const float* own) const {
+    const auto dk_rows = dk.rows(kv_head, document.start);
+    const auto dv_rows = dv.rows(kv_head, document.start);
+    const int64_t to_values = segment.num_keys() * columns();
+    float* waiting = sums_of(segment, kv_head);
+    auto global = document.globals.begin();
+    for (int64_t j = segment.first_key; j < segment.last_key; ++j) {
+      const int64_t at = (j - segment.first_key) * columns();
+      if (is_shared(document, j, global)) {
+        std::copy_n(own + at, columns(), waiting + at);
+        std::copy_n(own + to_values + at, columns(), waiting + to_values + at);
+      } else {
+        write_row(own + at, 1.0f, a.head.size, dk_rows[j]);
+        write_row(own + to_values + at, 1.0f, a.head.size, dv_rows[j]);
+      }
+    }
+  }
+
+  // Whether several segments add to key j; `global` walks along the document's global tokens.
+  bool is_shared(
+      const Document& document, int64_t j, std::vector<int64_t>::const_iterator& global) const {
+    while (global != document.globals.end() && *global < j) ++global;
+    const bool is_global = global != document.globals.end() && *global == j;
+    return (is_global && document.has_far_keys) ||
+           document.first_reaching(j) < document.last_reaching(j);
   }
 
   void local_rows(
-      const Document& document, const Segment& segment, int64_t kv_head, float* own_sums,
+      const Document& document, const Segment& segment, int64_t kv_head,
       Memory<Number>& memory) const {
     const Keys near = pack(
         a.k, a.v, document, kv_head, segment.first_key, segment.last_key - segment.first_key,
-        nullptr, memory.near, own_sums, memory);
+        nullptr, memory.near, memory.sums);
     Keys far{};
     if (document.has_far_keys) {
       far = pack(
           a.k, a.v, document, kv_head, 0, document.num_globals(), document.globals.data(),
-          memory.far, memory.far_sums, memory);
+          memory.far, memory.far_sums);
       std::fill_n(far.key_sums, 2 * far.width * columns(), 0.0f);
     }
     for (int64_t h = kv_head * a.group(); h < (kv_head + 1) * a.group(); ++h) {
@@ -124,20 +153,21 @@ struct Backward {
   Keys pack(
       const Heads<const Element>& k, const Heads<const Element>& v, const Document& document,
       int64_t kv_head, int64_t first, int64_t count, const int64_t* index,
-      PackedKeys<Number>& packed, float* key_sums, Memory<Number>& memory) const {
+      PackedKeys<Number>& packed, float* key_sums) const {
     const int64_t width = round_up(count, kLanes);
     const auto keys = k.rows(kv_head, document.start + first, index);
     const auto values = v.rows(kv_head, document.start + first, index);
-    pack_transposed(keys, count, width, a.head, memory.scratch, packed.transposed_keys);
-    pack_transposed(values, count, width, a.head, memory.scratch, packed.transposed_values);
+    pack_transposed(keys, count, width, a.head, packed.transposed_keys);
+    pack_transposed(values, count, width, a.head, packed.transposed_values);
     pack_stacked(keys, count, width, a.head, packed.stacked_keys);
-    return {packed.transposed_keys, packed.transposed_values, packed.stacked_keys, width,
-            key_sums, key_sums + width * columns()};
+    return {
+        packed.transposed_keys,      packed.transposed_values, packed.stacked_keys, width, key_sums,
+        key_sums + width * columns()};
   }
 
   void local_block(
-      const Document& document, const Segment& segment, int64_t h, int64_t query,
-      const Keys& near, const Keys& far, Memory<Number>& memory) const {
+      const Document& document, const Segment& segment, int64_t h, int64_t query, const Keys& near,
+      const Keys& far, Memory<Number>& memory) const {
     const int64_t rows = std::min(kBlockRows, segment.last - query);
     const int64_t token = document.start + query;
     start_block(
@@ -163,7 +193,7 @@ struct Backward {
 
   // The document's global queries over the keys that the segment owns.
   void global_rows(
-      const Document& document, const Segment& segment, int64_t kv_head, float* own_sums,
+      const Document& document, const Segment& segment, int64_t kv_head,
       Memory<Number>& memory) const {
     const int64_t count = segment.last - segment.first;
     Keys own{};
@@ -171,17 +201,20 @@ struct Backward {
     if (a.separate) {
       own = pack(
           a.global_k, a.global_v, document, kv_head, segment.first, count, nullptr, memory.near,
-          memory.separate_sums, memory);
+          memory.separate_sums);
       std::fill_n(own.key_sums, 2 * own.width * columns(), 0.0f);
     } else if (document.has_local_rows) {  // are packed already
-      own = {memory.near.transposed_keys, memory.near.transposed_values,
-             memory.near.stacked_keys, segment.num_keys(), own_sums,
-             own_sums + segment.num_keys() * columns()};
+      own = {
+          memory.near.transposed_keys,
+          memory.near.transposed_values,
+          memory.near.stacked_keys,
+          segment.num_keys(),
+          memory.sums,
+          memory.sums + segment.num_keys() * columns()};
       offset = segment.first - segment.first_key;
     } else {
       own = pack(
-          a.k, a.v, document, kv_head, segment.first, count, nullptr, memory.near, own_sums,
-          memory);
+          a.k, a.v, document, kv_head, segment.first, count, nullptr, memory.near, memory.sums);
     }
     for (int64_t h = kv_head * a.group(); h < (kv_head + 1) * a.group(); ++h) {
       for (int64_t g = 0; g < document.num_globals(); g += kBlockRows) {
@@ -223,11 +256,13 @@ struct Backward {
     const int64_t padded_rows = round_up(rows, kTileRows);
     pack_rows(queries, rows, padded_rows, a.head, memory.queries);
     pack_rows(gradients, rows, padded_rows, a.head, memory.gradients);
-    pack_stacked(queries, rows, padded_rows, a.head, memory.stacked_queries);
-    pack_stacked(gradients, rows, padded_rows, a.head, memory.stacked_gradients);
+    if constexpr (Number::kPerWord == 2) {
+      pack_stacked(queries, rows, padded_rows, a.head, memory.stacked_queries);
+      pack_stacked(gradients, rows, padded_rows, a.head, memory.stacked_gradients);
+    }
     for (int64_t r = 0; r < rows; ++r) {
       memory.lse[r] = block_lse[r];
-      memory.delta[r] = dot<Element>(gradients[r], outputs[r], a.head.size);
+      memory.delta[r] = dot<Number>(gradients[r], outputs[r], a.head.size);
     }
     std::fill_n(static_cast<float*>(memory.query_sums), padded_rows * columns(), 0.0f);
   }
@@ -243,20 +278,22 @@ struct Backward {
     const Word* probabilities = memory.stacked_probabilities;
     const Word* row_gradients = memory.row_score_gradients;
     const Word* stacked_gradients = memory.stacked_score_gradients;
+    const Word* queries = memory.stacked_queries;
+    const Word* gradients = memory.stacked_gradients;
     if constexpr (Number::kPerWord == 1) {  // one layout serves all, in place
       for (int64_t r = 0; r < mask.tiles.rows; ++r) softmax_gradients(mask, r, memory);
       probabilities = reinterpret_cast<const Word*>(static_cast<float*>(memory.scores));
       row_gradients = stacked_gradients =
           reinterpret_cast<const Word*>(static_cast<float*>(memory.score_gradients));
+      queries = memory.queries;
+      gradients = memory.gradients;
     } else {
       for (int64_t r = 0; r < mask.tiles.rows; r += 2) softmax_gradients(mask, r, memory);
     }
     weigh_rows<Number>(
-        mask.tiles, probabilities, memory.stacked_gradients, columns(),
-        keys.value_sums + offset * columns());
+        mask.tiles, probabilities, gradients, columns(), keys.value_sums + offset * columns());
     weigh_rows<Number>(
-        mask.tiles, stacked_gradients, memory.stacked_queries, columns(),
-        keys.key_sums + offset * columns());
+        mask.tiles, stacked_gradients, queries, columns(), keys.key_sums + offset * columns());
     weigh_keys<Number>(
         mask.tiles, row_gradients, keys.stacked_keys + offset / Number::kPerWord * columns(),
         columns(), memory.query_sums);
@@ -298,34 +335,29 @@ struct Backward {
     }
   }
 
-  // Add up what the segments found for a stretch of a document's keys, for one head.
+  // Add up what several segments found for a stretch of a document's keys, for one head.
   void combine_keys(
       const Document& document, const Segment* segments, int64_t kv_head, int64_t first,
       int64_t last, float* row) const {
-    const int64_t reach = document.has_local_rows ? document.window : 0;
     const auto dk_rows = dk.rows(kv_head, document.start);
     const auto dv_rows = dv.rows(kv_head, document.start);
-    const auto& globals = document.globals;
-    auto global = std::lower_bound(globals.begin(), globals.end(), first);
+    auto global = document.globals.begin();
     for (int64_t j = first; j < last; ++j) {
+      if (!is_shared(document, j, global)) continue;
       std::fill_n(row, 2 * columns(), 0.0f);
-      const int64_t begin = std::max<int64_t>(0, j - reach) / document.segment_length;
-      const int64_t end =
-          std::min(document.num_segments - 1, (j + reach) / document.segment_length);
-      for (int64_t s = begin; s <= end; ++s) {
-        const float* key_sums = sums_of(segments[s], kv_head) +
-            (j - segments[s].first_key) * columns();
+      for (int64_t s = document.first_reaching(j); s <= document.last_reaching(j); ++s) {
+        const float* key_sums =
+            sums_of(segments[s], kv_head) + (j - segments[s].first_key) * columns();
         const float* value_sums = key_sums + segments[s].num_keys() * columns();
         for (int64_t e = 0; e < columns(); ++e) row[e] += key_sums[e];
         for (int64_t e = 0; e < columns(); ++e) row[columns() + e] += value_sums[e];
       }
-      if (global != globals.end() && *global == j) {
-        for (int64_t s = 0; document.has_far_keys && s < document.num_segments; ++s) {
-          const int64_t part = document.part(s) + (global - globals.begin());
+      if (document.has_far_keys && global != document.globals.end() && *global == j) {
+        for (int64_t s = 0; s < document.num_segments; ++s) {
+          const int64_t part = document.part(s) + (global - document.globals.begin());
           const float* share = far_part + (part * a.num_kv_heads + kv_head) * 2 * columns();
           for (int64_t e = 0; e < 2 * columns(); ++e) row[e] += share[e];
         }
-        ++global;
       }
       write_row(row, 1.0f, a.head.size, dk_rows[j]);
       write_row(row + columns(), 1.0f, a.head.size, dv_rows[j]);
@@ -369,8 +401,12 @@ Gradients backward(const Arguments<Number>& a, const Saved& saved, int64_t num_g
   const int64_t size = a.head.size, columns = a.head.padded;
   const auto like_keys = at::IntArrayRef({a.num_tokens, a.num_kv_heads, size}).vec();
   Gradients gradients{
-      at::empty(saved.out.sizes(), options), at::empty(like_keys, options),
-      at::empty(like_keys, options), {}, {}, {}};
+      at::empty(saved.out.sizes(), options),
+      at::empty(like_keys, options),
+      at::empty(like_keys, options),
+      {},
+      {},
+      {}};
   // documents without global tokens leave zeros
   const int64_t separate_tokens = a.separate ? a.num_tokens : 0;
   gradients.global_q = at::empty({a.separate ? num_globals : 0, a.num_heads, size}, options);
@@ -400,7 +436,8 @@ Gradients backward(const Arguments<Number>& a, const Saved& saved, int64_t num_g
       [&](int64_t task, Memory<Number>& memory) { backward.run(task, memory); });
   run_tasks(
       a.num_tasks(), 4.0 * a.num_tokens * a.num_kv_heads * columns,
-      [&] { return Buffer<float>(2 * columns); }, [&](int64_t task, Buffer<float>& row) {
+      [&] { return Buffer<float>(2 * columns); },
+      [&](int64_t task, Buffer<float>& row) {
         const Segment* segment = &a.all.segments[task / a.num_kv_heads];
         backward.combine(segment, task % a.num_kv_heads, row);
       });

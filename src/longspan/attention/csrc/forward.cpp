@@ -13,7 +13,7 @@ struct Memory {
   // keys and values of a segment, and of its document's global tokens
   Buffer<Word> keys, values, far_keys, far_values;
   // of a block of queries
-  Buffer<Word> queries, scratch, probabilities;
+  Buffer<Word> queries, probabilities;
   Buffer<float> scores, sums;
   float largest[kBlockRows], total[kBlockRows];
 
@@ -23,7 +23,6 @@ struct Memory {
         far_keys(a.all.most_globals * a.head.words),
         far_values(a.all.most_globals / Number::kPerWord * a.head.padded),
         queries(kBlockRows * a.head.words),
-        scratch(kLanes * a.head.words),
         probabilities(kBlockRows * kChunkKeys / Number::kPerWord),
         scores(kBlockRows * kChunkKeys),
         sums(kBlockRows * a.head.padded) {}
@@ -71,12 +70,12 @@ struct Forward {
   }
 
   void pack_keys(
-      const Heads<const Element>& k, const Heads<const Element>& v, const Document& document, int64_t kv_head,
-      int64_t first, int64_t last, Memory<Number>& memory) const {
+      const Heads<const Element>& k, const Heads<const Element>& v, const Document& document,
+      int64_t kv_head, int64_t first, int64_t last, Memory<Number>& memory) const {
     const int64_t count = last - first;
     const int64_t width = round_up(count, kLanes);
     const int64_t token = document.start + first;
-    pack_transposed(k.rows(kv_head, token), count, width, a.head, memory.scratch, memory.keys);
+    pack_transposed(k.rows(kv_head, token), count, width, a.head, memory.keys);
     pack_stacked(v.rows(kv_head, token), count, width, a.head, memory.values);
   }
 
@@ -85,7 +84,7 @@ struct Forward {
     const int64_t width = round_up(count, kLanes);
     const int64_t* index = document.globals.data();
     const auto k = a.k.rows(kv_head, document.start, index);
-    pack_transposed(k, count, width, a.head, memory.scratch, memory.far_keys);
+    pack_transposed(k, count, width, a.head, memory.far_keys);
     const auto v = a.v.rows(kv_head, document.start, index);
     pack_stacked(v, count, width, a.head, memory.far_values);
   }
@@ -149,8 +148,7 @@ struct Forward {
   void see(
       const Mask& mask, const Word* keys, const Word* values, int64_t offset, int64_t width,
       Memory<Number>& memory) const {
-    rows_by_keys(
-        mask.tiles, memory.queries, a.head, keys + offset, width, memory.scores, a.scale);
+    rows_by_keys(mask.tiles, memory.queries, a.head, keys + offset, width, memory.scores, a.scale);
     for (int64_t r = 0; r < mask.tiles.rows; ++r) {
       const float factor = softmax_row<Number>(
           mask, r, memory.scores + r * kChunkKeys,
@@ -202,16 +200,20 @@ Outputs forward(const Arguments<Number>& a, const at::Tensor& q, int64_t num_glo
   const at::Tensor part_out = at::empty({a.all.num_parts, a.num_heads, a.head.padded}, floats);
   const at::Tensor part_lse = at::empty({a.all.num_parts, a.num_heads}, floats);
   const Forward<Number> forward{
-      a, Heads<typename Number::Element>(outputs.out), outputs.lse.mutable_data_ptr<float>(),
-      outputs.global_lse.mutable_data_ptr<float>(), part_out.mutable_data_ptr<float>(),
-      part_lse.mutable_data_ptr<float>(), num_globals};
+      a,
+      Heads<typename Number::Element>(outputs.out),
+      outputs.lse.mutable_data_ptr<float>(),
+      outputs.global_lse.mutable_data_ptr<float>(),
+      part_out.mutable_data_ptr<float>(),
+      part_lse.mutable_data_ptr<float>(),
+      num_globals};
   run_tasks(
       a.num_tasks(), a.work(), [&] { return Memory<Number>(a); },
       [&](int64_t task, Memory<Number>& memory) { forward.run(task, memory); });
   const int64_t num_documents = static_cast<int64_t>(a.all.documents.size());
   run_tasks(
-      num_documents * a.num_heads, a.all.num_parts * a.num_heads * a.head.padded,
-      [] { return 0; }, [&](int64_t task, int) {
+      num_documents * a.num_heads, a.all.num_parts * a.num_heads * a.head.padded, [] { return 0; },
+      [&](int64_t task, int) {
         const Document& document = a.all.documents[task / a.num_heads];
         if (document.has_global_rows) forward.combine(document, task % a.num_heads);
       });

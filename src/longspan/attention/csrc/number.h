@@ -2,11 +2,14 @@
 //
 // A product walks along its depth in *words* of 32 bits. In float32 a word is one number; in
 // bfloat16 it is a pair of neighbours along the depth, which one instruction multiplies and adds
-// into float32 (VDPBF16PS; two where a processor lacks it). Everything else is the same code. Three layouts follow:
+// into float32 (VDPBF16PS; two where a processor lacks it). Everything else is the same code.
+// Three layouts follow:
 //
 //   rows        [row][word]         the left operand; depth along the row
 //   transposed  [word][row]         the right operand whose depth is the head's size: K, V
 //   stacked     [row / pair][head]  the right operand whose depth is the rows: V, K, Q, dO
+//
+// In float32, where a word is a number, `rows` and `stacked` are the same.
 //
 // Rows are padded with zeros, to multiples of kLanes, so that no product needs a remainder.
 #pragma once
@@ -14,7 +17,6 @@
 #include <c10/util/BFloat16.h>
 
 #include <algorithm>
-#include <cstring>
 #include <type_traits>
 
 #include "vector.h"
@@ -27,9 +29,27 @@ inline int64_t round_up(int64_t x, int64_t multiple) {
   return (x + multiple - 1) / multiple * multiple;
 }
 
+// As many ones as there are numbers left, at most all.
+inline __mmask16 first_of_16(int64_t left) {
+  return left >= 16 ? 0xffff : static_cast<__mmask16>((1u << std::max<int64_t>(left, 0)) - 1);
+}
+
+inline __mmask32 first_of_32(int64_t left) {
+  return left >= 32 ? 0xffffffff
+                    : static_cast<__mmask32>((uint64_t{1} << std::max<int64_t>(left, 0)) - 1);
+}
+
 struct Float32 {
   using Element = float;
   static constexpr int64_t kPerWord = 1;
+  // 16 words of a row of `size` numbers, zero behind its end.
+  static __m512i words(const float* row, int64_t word, int64_t size) {
+    return _mm512_maskz_loadu_epi32(first_of_16(size - word), row + word);
+  }
+  // 16 numbers of a row.
+  static Vector numbers(const float* row, int64_t i, int64_t size) {
+    return _mm512_castsi512_ps(words(row, i, size));
+  }
   static Vector multiply_add(Vector sum, Word a, const Word* b) {
     const Vector broadcast = _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(a)));
     return _mm512_fmadd_ps(broadcast, load(reinterpret_cast<const float*>(b)), sum);
@@ -39,10 +59,20 @@ struct Float32 {
 struct BFloat16 {
   using Element = c10::BFloat16;
   static constexpr int64_t kPerWord = 2;
+  static __m512i words(const Element* row, int64_t word, int64_t size) {
+    return _mm512_maskz_loadu_epi16(first_of_32(size - 2 * word), row + 2 * word);
+  }
+  static __m512i halves(const Element* row, int64_t i, int64_t size) {
+    return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_of_16(size - i), row + i));
+  }
+  static Vector numbers(const Element* row, int64_t i, int64_t size) {
+    return low_halves(halves(row, i, size));
+  }
   // a bfloat16 is the upper half of the float32 of the same value
   static Vector low_halves(__m512i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)); }
   static Vector high_halves(__m512i x) {
-    return _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(static_cast<int>(0xffff0000))));
+    const __m512i mask = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+    return _mm512_castsi512_ps(_mm512_and_si512(x, mask));
   }
   static Vector multiply_add(Vector sum, Word a, const Word* b) {
     const __m512i x = _mm512_set1_epi32(static_cast<int>(a));
@@ -85,13 +115,12 @@ template <class Number>
 void pack_rows(
     Rows<const typename Number::Element> source, int64_t count, int64_t padded_count,
     HeadSize<Number> head, Word* target) {
-  const size_t bytes = head.size * sizeof(typename Number::Element);
-  const size_t all_bytes = head.words * sizeof(Word);
   for (int64_t i = 0; i < padded_count; ++i) {
-    char* row = reinterpret_cast<char*>(target + i * head.words);
-    const size_t filled = i < count ? bytes : 0;
-    if (filled) std::memcpy(row, source[i], filled);
-    std::memset(row + filled, 0, all_bytes - filled);
+    for (int64_t word = 0; word < head.words; word += kLanes) {
+      const __m512i x =
+          i < count ? Number::words(source[i], word, head.size) : _mm512_setzero_si512();
+      _mm512_storeu_si512(target + i * head.words + word, x);
+    }
   }
 }
 
@@ -99,17 +128,18 @@ void pack_rows(
 template <class Number>
 void pack_transposed(
     Rows<const typename Number::Element> source, int64_t count, int64_t width,
-    HeadSize<Number> head, Word* scratch, Word* target) {
+    HeadSize<Number> head, Word* target) {
   for (int64_t i = 0; i < width; i += kLanes) {
-    Rows<const typename Number::Element> rows = source;
-    if (rows.index) {
-      rows.index += i;
-    } else {
-      rows.data += i * rows.stride;
-    }
-    pack_rows(rows, std::max<int64_t>(0, std::min(kLanes, count - i)), kLanes, head, scratch);
     for (int64_t word = 0; word < head.words; word += kLanes) {
-      transpose_words(scratch + word, head.words, target + word * width + i, width);
+      __m512i block[kLanes];
+      for (int64_t row = 0; row < kLanes; ++row) {
+        block[row] = i + row < count ? Number::words(source[i + row], word, head.size)
+                                     : _mm512_setzero_si512();
+      }
+      transpose_words(block);
+      for (int64_t row = 0; row < kLanes; ++row) {
+        _mm512_storeu_si512(target + (word + row) * width + i, block[row]);
+      }
     }
   }
 }
@@ -120,26 +150,15 @@ void pack_stacked(
     Rows<const typename Number::Element> source, int64_t count, int64_t padded_count,
     HeadSize<Number> head, Word* target) {
   if constexpr (std::is_same_v<Number, Float32>) {
-    for (int64_t i = 0; i < padded_count; ++i) {
-      Word* row = target + i * head.padded;
-      const int64_t filled = i < count ? head.size : 0;
-      if (filled) std::memcpy(row, source[i], filled * sizeof(Word));
-      std::memset(row + filled, 0, (head.padded - filled) * sizeof(Word));
-    }
+    pack_rows(source, count, padded_count, head, target);
   } else {
-    const auto half = [&](int64_t i, int64_t e) {
-      const __mmask16 inside = e + kLanes <= head.size
-          ? 0xffff
-          : static_cast<__mmask16>((1u << (head.size - e)) - 1);
-      const __m256i x = i < count ? _mm256_maskz_loadu_epi16(inside, source[i] + e)
-                                  : _mm256_setzero_si256();
-      return _mm512_cvtepu16_epi32(x);
-    };
     for (int64_t i = 0; i < padded_count; i += 2) {
-      Word* row = target + i / 2 * head.padded;
       for (int64_t e = 0; e < head.padded; e += kLanes) {
-        const __m512i high = _mm512_slli_epi32(half(i + 1, e), 16);
-        _mm512_storeu_si512(row + e, _mm512_or_si512(half(i, e), high));
+        const auto half = [&](int64_t row) {
+          return row < count ? Number::halves(source[row], e, head.size) : _mm512_setzero_si512();
+        };
+        const __m512i pairs = _mm512_or_si512(half(i), _mm512_slli_epi32(half(i + 1), 16));
+        _mm512_storeu_si512(target + i / 2 * head.padded + e, pairs);
       }
     }
   }

@@ -28,8 +28,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> attention(
   return with_number(q, [&](auto number) {
     const at::Tensor queries = readable(q), keys = readable(k), values = readable(v);
     const MaybeTensor gq = readable(global_q), gk = readable(global_k), gv = readable(global_v);
+    const at::Tensor bounds = cu_seqlens.contiguous(), globals = global_index.contiguous();
     const auto arguments = read_arguments<decltype(number)>(
-        queries, keys, values, gq, gk, gv, cu_seqlens, global_index, window, scale);
+        queries, keys, values, gq, gk, gv, bounds, globals, window, scale);
     const Outputs outputs = forward(arguments, queries, global_index.numel());
     return std::tuple(outputs.out, outputs.lse, outputs.global_lse);
   });
@@ -45,9 +46,10 @@ attention_backward(
   return with_number(q, [&](auto number) {
     const at::Tensor queries = readable(q), keys = readable(k), values = readable(v);
     const MaybeTensor gq = readable(global_q), gk = readable(global_k), gv = readable(global_v);
+    const at::Tensor bounds = cu_seqlens.contiguous(), globals = global_index.contiguous();
     const at::Tensor gradient = readable(out_gradient);
     const auto arguments = read_arguments<decltype(number)>(
-        queries, keys, values, gq, gk, gv, cu_seqlens, global_index, window, scale);
+        queries, keys, values, gq, gk, gv, bounds, globals, window, scale);
     const Gradients g =
         backward(arguments, Saved{gradient, out, lse, global_lse}, global_index.numel());
     return std::tuple(g.q, g.k, g.v, g.global_q, g.global_k, g.global_v);

@@ -10,7 +10,7 @@ namespace longspan {
 constexpr int64_t kBlockRows = 64;  // queries that share one visit to the keys
 constexpr int64_t kTileRows = 8;    // of them, with one range of keys: 8 x 2 registers of sums
 constexpr int64_t kTiles = kBlockRows / kTileRows;
-constexpr int64_t kChunkKeys = 128;  // keys at a time, so that their scores stay in cache
+constexpr int64_t kChunkKeys = 256;  // keys at a time, so that their scores stay in cache
 
 // The keys of one chunk that each tile of a block sees: [first, last), multiples of kLanes.
 struct Tiles {
@@ -145,8 +145,8 @@ void weigh_rows(
     while (last < tiles.count && tiles.first[last] <= key && key < tiles.last[last]) ++last;
     if (first == last) continue;
     const int64_t begin = first * kTileRows / Number::kPerWord;
-    const int64_t end = (std::min(last * kTileRows, tiles.rows) + Number::kPerWord - 1) /
-        Number::kPerWord;
+    const int64_t end =
+        (std::min(last * kTileRows, tiles.rows) + Number::kPerWord - 1) / Number::kPerWord;
     product_columns<Number>(
         std::min(kTileRows, tiles.keys - key), end - begin, weights + begin * kChunkKeys + key, 1,
         kChunkKeys, stacked + begin * columns, sums + key * columns, columns);

@@ -57,8 +57,7 @@ inline void mask_window(
 
 // Queries from `query` on, some of the document's global tokens: those outside the window.
 inline void mask_far(
-    Mask& mask, int64_t query, int64_t rows, const int64_t* globals, int64_t keys,
-    int64_t window) {
+    Mask& mask, int64_t query, int64_t rows, const int64_t* globals, int64_t keys, int64_t window) {
   start_mask(mask, rows, keys);
   bool any = false;
   for (int64_t r = 0; r < rows; ++r) {
@@ -103,11 +102,13 @@ inline __m512i paired(Vector even, Vector odd) {
 }
 
 // Sum of products over a head.
-template <class Element>
-float dot(const Element* x, const Element* y, int64_t size) {
-  float total = 0;
-  for (int64_t e = 0; e < size; ++e) total += static_cast<float>(x[e]) * static_cast<float>(y[e]);
-  return total;
+template <class Number>
+float dot(const typename Number::Element* x, const typename Number::Element* y, int64_t size) {
+  Vector sums = _mm512_setzero_ps();
+  for (int64_t e = 0; e < size; e += kLanes) {
+    sums = _mm512_fmadd_ps(Number::numbers(x, e, size), Number::numbers(y, e, size), sums);
+  }
+  return sum(sums);
 }
 
 // One step of the online softmax (Milakov & Gimelshein 2018): scores of row r become
@@ -138,7 +139,8 @@ float softmax_row(
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(probabilities + j / 2), rounded(p));
     }
   }
-  const float factor = before == shift ? 1.0f : std::exp(before - shift);
+  // nothing to shrink where the largest stays, or where there was none: the sums are zero
+  const float factor = before == shift || before == -kInfinity ? 1.0f : std::exp(before - shift);
   total = total * factor + sum(sums);
   return factor;
 }

@@ -26,24 +26,33 @@ constexpr int64_t kLeastTasks = 8;      // full attention is cut where there are
 // Positions of tokens and keys are relative to the document's first token.
 struct Document {
   int64_t start, length;
-  int64_t window;               // at most the length
+  int64_t window;                // at most the length
   std::vector<int64_t> globals;  // ascending
-  int64_t first_global;         // place of its first global token among those of the batch
-  bool has_local_rows;          // some token is not global
-  bool has_far_keys;            // a global token may lie outside a window
-  bool has_global_rows;         // are computed apart from local rows
+  int64_t first_global;          // place of its first global token among those of the batch
+  bool has_local_rows;           // some token is not global
+  bool has_far_keys;             // a global token may lie outside a window
+  bool has_global_rows;          // are computed apart from local rows
   int64_t num_segments, segment_length;
   int64_t first_part;  // row of the parts of its first segment's first global token
+
+  // The segments whose windows reach a key.
+  int64_t reach() const { return has_local_rows ? window : 0; }
+  int64_t first_reaching(int64_t key) const {
+    return std::max<int64_t>(0, key - reach()) / segment_length;
+  }
+  int64_t last_reaching(int64_t key) const {
+    return std::min(num_segments - 1, (key + reach()) / segment_length);
+  }
 
   int64_t num_globals() const { return static_cast<int64_t>(globals.size()); }
   int64_t part(int64_t segment) const { return first_part + segment * num_globals(); }
 };
 
 struct Segment {
-  int64_t document, number;      // of the document, within the document
-  int64_t first, last;           // queries, and keys that it owns
-  int64_t first_key, last_key;   // keys that its windows reach; the first a multiple of kLanes
-  int64_t first_sum;             // row of its first key among all segments' sums
+  int64_t document, number;     // of the document, within the document
+  int64_t first, last;          // queries, and keys that it owns
+  int64_t first_key, last_key;  // keys that its windows reach; the first a multiple of kLanes
+  int64_t first_sum;            // row of its first key among all segments' sums
   int64_t num_keys() const { return round_up(last_key - first_key, kLanes); }
 };
 
@@ -101,9 +110,8 @@ inline Segments cut(
       segment.number = s;
       segment.first = s * document.segment_length;
       segment.last = std::min(document.length, segment.first + document.segment_length);
-      const int64_t reach = document.has_local_rows ? document.window : 0;
-      segment.first_key = std::max<int64_t>(0, segment.first - reach) / kLanes * kLanes;
-      segment.last_key = std::min(document.length, segment.last + reach);
+      segment.first_key = std::max<int64_t>(0, segment.first - document.reach()) / kLanes * kLanes;
+      segment.last_key = std::min(document.length, segment.last + document.reach());
       segment.first_sum = all.num_sums;
       all.num_sums += segment.num_keys();
       all.most_keys = std::max(all.most_keys, segment.num_keys());
@@ -122,9 +130,8 @@ inline Segments cut(
 template <class Memory, class Run>
 void run_tasks(int64_t tasks, double work, const Memory& memory, const Run& run) {
   constexpr double kWorkOfWakingThreads = 1e6;
-  const int64_t threads = work < kWorkOfWakingThreads
-      ? 1
-      : std::min<int64_t>(at::get_num_threads(), tasks);
+  const int64_t threads =
+      work < kWorkOfWakingThreads ? 1 : std::min<int64_t>(at::get_num_threads(), tasks);
   std::atomic<int64_t> next{0};
   const auto work_off = [&](int64_t, int64_t) {
     auto own = memory();

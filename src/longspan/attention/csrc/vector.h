@@ -35,17 +35,16 @@ inline Vector exponential(Vector x) {
   return _mm512_scalef_ps(p, n);
 }
 
-// 16 x 16 words of 32 bits: target[j][i] = source[i][j].
-inline void transpose_words(
-    const uint32_t* source, int64_t source_row, uint32_t* target, int64_t target_row) {
-  __m512i x[16];
+// 16 x 16 words of 32 bits, in place: row i becomes column i.
+inline void transpose_words(__m512i (&x)[16]) {
   __m512i y[16];
-  for (int i = 0; i < 16; ++i) x[i] = _mm512_loadu_si512(source + i * source_row);
   // within each 128-bit quarter: 2 x 2 blocks of words, then of pairs of words
+#pragma GCC unroll 8
   for (int i = 0; i < 16; i += 2) {
     y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
     y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
   }
+#pragma GCC unroll 4
   for (int i = 0; i < 16; i += 4) {
     x[i] = _mm512_unpacklo_epi64(y[i], y[i + 2]);
     x[i + 1] = _mm512_unpackhi_epi64(y[i], y[i + 2]);
@@ -53,6 +52,7 @@ inline void transpose_words(
     x[i + 3] = _mm512_unpackhi_epi64(y[i + 1], y[i + 3]);
   }
   // then the 4 x 4 blocks of quarters: rows i, i + 4, i + 8, i + 12
+#pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     const __m512i low_left = _mm512_shuffle_i32x4(x[i], x[i + 4], 0x88);
     const __m512i high_left = _mm512_shuffle_i32x4(x[i], x[i + 4], 0xdd);
@@ -63,7 +63,8 @@ inline void transpose_words(
     y[i + 4] = _mm512_shuffle_i32x4(high_left, high_right, 0x88);
     y[i + 12] = _mm512_shuffle_i32x4(high_left, high_right, 0xdd);
   }
-  for (int i = 0; i < 16; ++i) _mm512_storeu_si512(target + i * target_row, y[i]);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) x[i] = y[i];
 }
 
 }  // namespace longspan
