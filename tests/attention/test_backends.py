@@ -183,9 +183,7 @@ def test_output_keeps_strided_inputs(backend, finest_dtype, make_plan, make_qkv)
 
 
 @pytest.mark.parametrize("window", [3, 40, None])
-def test_documents_do_not_influence_each_other(
-    any_backend_and_dtype, window, make_plan, make_qkv
-):
+def test_documents_do_not_influence_each_other(any_backend_and_dtype, window, make_plan, make_qkv):
     any_backend, dtype = any_backend_and_dtype
     plan = make_plan([30, 1, 100, 70], [0, 31, 90, 140], window)
     qkv, global_qkv = make_qkv(plan, dtype=dtype, separate=True)

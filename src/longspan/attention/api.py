@@ -54,12 +54,12 @@ def attend(
         ValueError: shapes that do not fit, or a backend that does not exist or cannot serve.
     """
     _check_shapes(q_THE, k_TKE, v_TKE, plan, global_qkv)
-    backend = _choose(backend, q_THE, plan, dropout_p)
-    scale = q_THE.shape[-1] ** -0.5 if scale is None else scale
-    if backend == "native":
-        return native.attention(q_THE, k_TKE, v_TKE, global_qkv, plan, scale)
-    serve = _IN_TWO_PARTS[backend]
-    return _in_two_parts(serve, q_THE, k_TKE, v_TKE, plan, global_qkv, dropout_p, scale)
+    chosen = _choose(backend, q_THE, plan, dropout_p)
+    factor = q_THE.shape[-1] ** -0.5 if scale is None else scale
+    if chosen == "native":
+        return native.attention(q_THE, k_TKE, v_TKE, global_qkv, plan, factor)
+    serve = _IN_TWO_PARTS[chosen]
+    return _in_two_parts(serve, q_THE, k_TKE, v_TKE, plan, global_qkv, dropout_p, factor)
 
 
 def _in_two_parts(
@@ -95,7 +95,7 @@ def repeat_heads(x_TKE: Tensor, num_heads: int) -> Tensor:
     return x_TKE.repeat_interleave(num_heads // num_kv_heads, dim=1)
 
 
-def _choose(backend: str, q_THE: Tensor, plan: AttentionPlan, dropout_p: float) -> Backend:
+def _choose(backend: str, q_THE: Tensor, plan: AttentionPlan, dropout_p: float) -> str:
     if backend == "auto":
         refusal = native.refusal(q_THE, plan, dropout_p)
         if refusal is None:
@@ -115,7 +115,7 @@ def _choose(backend: str, q_THE: Tensor, plan: AttentionPlan, dropout_p: float) 
     return backend
 
 
-def _announce(backend: Backend, reason: str) -> Backend:
+def _announce(backend: str, reason: str) -> str:
     """Say once what `auto` chose."""
     if backend not in _announced:
         _announced.add(backend)

@@ -1,28 +1,13 @@
 // Backward: gradients of queries, keys and values, from scores that are computed anew.
-//
-// With p the probabilities, g the gradient of the output and delta = sum of g * out over a head
-// (Dao et al. 2022, FlashAttention, appendix B.2):
-//
-//   dV = p^T g      ds = p * (g V^T - delta) * scale      dQ = ds K      dK = ds^T Q
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
-#include "arguments.h"
+#include "backward_block.h"
 #include "operators.h"
 
 namespace longspan {
 namespace {
-
-// Packed keys and values that a block of queries looks at, and where their gradients add up.
-struct Keys {
-  const Word* transposed_keys;
-  const Word* transposed_values;
-  const Word* stacked_keys;
-  int64_t width;
-  float* key_sums;
-  float* value_sums;
-};
 
 // Keys and values of a segment, or of global tokens, in the three layouts that a backward reads.
 template <class Number>
@@ -36,16 +21,11 @@ struct PackedKeys {
 
 template <class Number>
 struct Memory {
-  static constexpr int64_t kScores = kBlockRows * kChunkKeys;
   PackedKeys<Number> near, far;
   Buffer<float> sums;           // of keys, then of values of the segment
-  Buffer<float> far_sums;       // of keys, then of values of the document's global tokens
+  Buffer<float> far_sums;       // likewise of the document's global tokens
   Buffer<float> separate_sums;  // likewise of the segment's own keys of global projections
-  // of a block of queries
-  Buffer<Word> queries, stacked_queries, gradients, stacked_gradients;
-  Buffer<float> scores, score_gradients, query_sums;
-  Buffer<Word> stacked_probabilities, row_score_gradients, stacked_score_gradients;
-  float lse[kBlockRows], delta[kBlockRows];
+  BackwardBlock<Number> block;
 
   explicit Memory(const Arguments<Number>& a)
       : near(a.all.most_keys, a.head),
@@ -53,16 +33,7 @@ struct Memory {
         sums(2 * a.all.most_keys * a.head.padded),
         far_sums(2 * a.all.most_globals * a.head.padded),
         separate_sums(a.separate ? 2 * a.all.most_own_keys * a.head.padded : 0),
-        queries(kBlockRows * a.head.words),
-        stacked_queries(kBlockRows / Number::kPerWord * a.head.padded),
-        gradients(kBlockRows * a.head.words),
-        stacked_gradients(kBlockRows / Number::kPerWord * a.head.padded),
-        scores(kScores),
-        score_gradients(kScores),
-        query_sums(kBlockRows * a.head.padded),
-        stacked_probabilities(kScores / Number::kPerWord),
-        row_score_gradients(kScores / Number::kPerWord),
-        stacked_score_gradients(kScores / Number::kPerWord) {}
+        block(a.head, a.scale) {}
 };
 
 template <class Number>
@@ -103,7 +74,9 @@ struct Backward {
     const int64_t to_values = segment.num_keys() * columns();
     float* waiting = sums_of(segment, kv_head);
     auto global = document.globals.begin();
-    for (int64_t j = segment.first_key; j < segment.last_key; ++j) {
+    // what was packed before, up to a multiple, is not the segment's
+    const int64_t first = std::max<int64_t>(0, segment.first - document.reach());
+    for (int64_t j = first; j < segment.last_key; ++j) {
       const int64_t at = (j - segment.first_key) * columns();
       if (is_shared(document, j, global)) {
         std::copy_n(own + at, columns(), waiting + at);
@@ -170,24 +143,24 @@ struct Backward {
       const Keys& far, Memory<Number>& memory) const {
     const int64_t rows = std::min(kBlockRows, segment.last - query);
     const int64_t token = document.start + query;
-    start_block(
+    memory.block.start(
         a.q.rows(h, token), out_gradient.rows(h, token), out.rows(h, token),
-        lse + h * a.num_tokens + token, rows, memory);
+        lse + h * a.num_tokens + token, rows);
     Mask mask;
     const int64_t first = std::max<int64_t>(0, query - document.window) / kLanes * kLanes;
     const int64_t last = std::min(document.length, query + rows + document.window);
     for (int64_t key = first; key < last; key += kChunkKeys) {
       mask_window(mask, query, rows, key, std::min(kChunkKeys, last - key), document.window);
-      see(mask, near, key - segment.first_key, memory);
+      memory.block.see(mask, near, key - segment.first_key);
     }
     for (int64_t g = 0; document.has_far_keys && g < document.num_globals(); g += kChunkKeys) {
       const int64_t keys = std::min(kChunkKeys, document.num_globals() - g);
       mask_far(mask, query, rows, document.globals.data() + g, keys, document.window);
-      if (!mask.empty()) see(mask, far, g, memory);
+      if (!mask.empty()) memory.block.see(mask, far, g);
     }
     const auto target = dq.rows(h, token);
     for (int64_t r = 0; r < rows; ++r) {
-      write_row(memory.query_sums + r * columns(), 1.0f, a.head.size, target[r]);
+      write_row(memory.block.query_sum(r), 1.0f, a.head.size, target[r]);
     }
   }
 
@@ -235,103 +208,18 @@ struct Backward {
       int64_t offset, Memory<Number>& memory) const {
     const int64_t rows = std::min(kBlockRows, document.num_globals() - g);
     const int64_t* index = document.globals.data() + g;
-    start_block(
+    memory.block.start(
         a.global_queries(h, document, g), out_gradient.rows(h, document.start, index),
         out.rows(h, document.start, index),
-        global_lse + h * num_globals + document.first_global + g, rows, memory);
+        global_lse + h * num_globals + document.first_global + g, rows);
     Mask mask;
     for (int64_t key = segment.first; key < segment.last; key += kChunkKeys) {
       start_mask(mask, rows, std::min(kChunkKeys, segment.last - key));
-      see(mask, own, key - segment.first + offset, memory);
+      memory.block.see(mask, own, key - segment.first + offset);
     }
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t part = (document.part(segment.number) + g + r) * a.num_heads + h;
-      std::copy_n(memory.query_sums + r * columns(), columns(), dq_part + part * columns());
-    }
-  }
-
-  void start_block(
-      Rows<const Element> queries, Rows<const Element> gradients, Rows<const Element> outputs,
-      const float* block_lse, int64_t rows, Memory<Number>& memory) const {
-    const int64_t padded_rows = round_up(rows, kTileRows);
-    pack_rows(queries, rows, padded_rows, a.head, memory.queries);
-    pack_rows(gradients, rows, padded_rows, a.head, memory.gradients);
-    if constexpr (Number::kPerWord == 2) {
-      pack_stacked(queries, rows, padded_rows, a.head, memory.stacked_queries);
-      pack_stacked(gradients, rows, padded_rows, a.head, memory.stacked_gradients);
-    }
-    for (int64_t r = 0; r < rows; ++r) {
-      memory.lse[r] = block_lse[r];
-      memory.delta[r] = dot<Number>(gradients[r], outputs[r], a.head.size);
-    }
-    std::fill_n(static_cast<float*>(memory.query_sums), padded_rows * columns(), 0.0f);
-  }
-
-  // One chunk of keys, from `offset` on: its part of all three gradients.
-  void see(const Mask& mask, const Keys& keys, int64_t offset, Memory<Number>& memory) const {
-    rows_by_keys(
-        mask.tiles, memory.queries, a.head, keys.transposed_keys + offset, keys.width,
-        memory.scores, a.scale);
-    rows_by_keys(
-        mask.tiles, memory.gradients, a.head, keys.transposed_values + offset, keys.width,
-        memory.score_gradients, 1.0f);
-    const Word* probabilities = memory.stacked_probabilities;
-    const Word* row_gradients = memory.row_score_gradients;
-    const Word* stacked_gradients = memory.stacked_score_gradients;
-    const Word* queries = memory.stacked_queries;
-    const Word* gradients = memory.stacked_gradients;
-    if constexpr (Number::kPerWord == 1) {  // one layout serves all, in place
-      for (int64_t r = 0; r < mask.tiles.rows; ++r) softmax_gradients(mask, r, memory);
-      probabilities = reinterpret_cast<const Word*>(static_cast<float*>(memory.scores));
-      row_gradients = stacked_gradients =
-          reinterpret_cast<const Word*>(static_cast<float*>(memory.score_gradients));
-      queries = memory.queries;
-      gradients = memory.gradients;
-    } else {
-      for (int64_t r = 0; r < mask.tiles.rows; r += 2) softmax_gradients(mask, r, memory);
-    }
-    weigh_rows<Number>(
-        mask.tiles, probabilities, gradients, columns(), keys.value_sums + offset * columns());
-    weigh_rows<Number>(
-        mask.tiles, stacked_gradients, queries, columns(), keys.key_sums + offset * columns());
-    weigh_keys<Number>(
-        mask.tiles, row_gradients, keys.stacked_keys + offset / Number::kPerWord * columns(),
-        columns(), memory.query_sums);
-  }
-
-  // Scores of row r, in bfloat16 of rows r and r + 1, become probabilities, and the gradients of
-  // the probabilities those of the scores.
-  void softmax_gradients(const Mask& mask, int64_t r, Memory<Number>& memory) const {
-    const int64_t first = mask.tiles.first[r / kTileRows];
-    const int64_t last = mask.tiles.last[r / kTileRows];
-    constexpr int64_t kPairs = Number::kPerWord;
-    const int64_t rows = std::min(kPairs, mask.tiles.rows - r);
-    for (int64_t i = 0; i < rows; ++i) hide(mask, r + i, memory.scores + (r + i) * kChunkKeys);
-    for (int64_t j = first; j < last; j += kLanes) {
-      Vector p[kPairs], ds[kPairs];
-      for (int64_t i = 0; i < kPairs; ++i) {
-        if (i >= rows) {  // beyond the block, where nothing was computed
-          p[i] = ds[i] = _mm512_setzero_ps();
-          continue;
-        }
-        const int64_t at = (r + i) * kChunkKeys + j;
-        p[i] = exponential(_mm512_sub_ps(load(memory.scores + at), fill(memory.lse[r + i])));
-        const Vector centred =
-            _mm512_sub_ps(load(memory.score_gradients + at), fill(memory.delta[r + i]));
-        ds[i] = _mm512_mul_ps(_mm512_mul_ps(p[i], fill(a.scale)), centred);
-        if constexpr (kPairs == 1) {
-          store(memory.scores + at, p[i]);
-          store(memory.score_gradients + at, ds[i]);
-        } else {
-          _mm256_storeu_si256(
-              reinterpret_cast<__m256i*>(memory.row_score_gradients + at / 2), rounded(ds[i]));
-        }
-      }
-      if constexpr (kPairs == 2) {
-        const int64_t at = r / 2 * kChunkKeys + j;
-        _mm512_storeu_si512(memory.stacked_probabilities + at, paired(p[0], p[1]));
-        _mm512_storeu_si512(memory.stacked_score_gradients + at, paired(ds[0], ds[1]));
-      }
+      std::copy_n(memory.block.query_sum(r), columns(), dq_part + part * columns());
     }
   }
 

@@ -95,6 +95,10 @@ inline __m256i rounded(Vector x) {
 #endif
 }
 
+inline void store_rounded(Word* target, Vector x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), rounded(x));
+}
+
 // Pairs along the rows, as words.
 inline __m512i paired(Vector even, Vector odd) {
   const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded(odd)), 16);
@@ -136,7 +140,7 @@ float softmax_row(
     if constexpr (Number::kPerWord == 1) {
       store(reinterpret_cast<float*>(probabilities) + j, p);
     } else {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(probabilities + j / 2), rounded(p));
+      store_rounded(probabilities + j / 2, p);
     }
   }
   // nothing to shrink where the largest stays, or where there was none: the sums are zero
