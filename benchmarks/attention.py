@@ -4,8 +4,9 @@
 
 One document with one global token. Our backends stand beside PyTorch's
 `scaled_dot_product_attention` with the same pattern as a dense mask, and without a mask (full
-attention). Every configuration runs in a fresh process, the sides of a comparison in turns. The
-table is printed, the last line is JSON, and results and picture go to benchmarks/results/.
+attention). Every configuration runs in a fresh process, the sides of a comparison in turns.
+`matmul_share.py` says how near the processor's limit the backends come. The tables are printed,
+the last line is JSON, and results and picture go to benchmarks/results/.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import linear_regression, median
@@ -26,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from attention_picture import draw, kinds, series
 from hardware import describe_machine
+from matmul_share import add_share_arguments, measure_shares, shares_as_table
 from memory import peak_bytes, resident_bytes
 from rich.box import SIMPLE
 from rich.console import Console
@@ -70,18 +73,21 @@ def main() -> None:
     rows = measure_all(arguments)
     console = Console()
     console.print(as_table(rows))
+    shares = measure_shares(arguments)
+    console.print(shares_as_table(shares))
     result = {
         "benchmark": "attention",
         "date": date.today().isoformat(),
         **describe_machine(),
-        **{k: getattr(arguments, k) for k in ("dtype", "heads", "head_size", "block_size")},
+        **{k: getattr(arguments, k) for k in ("dtypes", "heads", "head_size", "block_size")},
         "global_tokens": 1,
         "load_average_before": load_before,
         "exponents": exponents(rows),
         "rows": rows,
+        "matmul_shares": shares,
     }
     for line in result["exponents"]:
-        console.print("{attention}, window {window}: time ~ T^{time:.2f}, memory ~ T^{memory:.2f}"
+        console.print("{dtype} {attention}, window {window}: time ~ T^{time:.2f}, memory ~ T^{memory:.2f}"
                       .format_map(line), highlight=False)  # fmt: skip
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -94,15 +100,16 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 4096, 16384, 65536])
     parser.add_argument("--windows", type=int, nargs="+", default=[16, 64, 256, 512])
-    parser.add_argument("--backends", nargs="+", default=["blocked"])
+    parser.add_argument("--backends", nargs="+", default=["native", "blocked"])
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--head-size", type=int, default=32)
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--dtypes", choices=DTYPES, nargs="+", default=list(DTYPES))
     parser.add_argument("--block-size", type=int, help="of `blocked`, instead of its own choice")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls, of which the median")
     parser.add_argument("--masked-up-to", type=int, default=8192, help="tokens of a dense mask")
     parser.add_argument("--max-seconds", type=float, default=20, help="a call of full attention")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/attention.json")
+    add_share_arguments(parser)
     return parser.parse_args()
 
 
@@ -115,20 +122,20 @@ def measure_all(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for case in track(cases(arguments), console=Console(stderr=True)):
         reason = too_large(case, arguments, rows)
         numbers = {"skipped": reason} if reason else in_fresh_process(case)
-        names = ("attention", "tokens", "window")
+        names = ("dtype", "attention", "tokens", "window")
         rows.append({name: getattr(case, name) for name in names} | numbers)
     return rows
 
 
 def cases(arguments: argparse.Namespace) -> list[Case]:
-    names = ("heads", "head_size", "dtype", "block_size", "repeats")
+    names = ("heads", "head_size", "block_size", "repeats")
     common = {name: getattr(arguments, name) for name in names}
     chosen = []
-    for tokens in sorted(arguments.tokens):
+    for dtype, tokens in product(arguments.dtypes, sorted(arguments.tokens)):
         for window in arguments.windows:
             for attention in (*arguments.backends, "masked"):
-                chosen.append(Case(attention, tokens, window, **common))
-        chosen.append(Case("full", tokens, None, **common))
+                chosen.append(Case(attention, tokens, window, dtype=dtype, **common))
+        chosen.append(Case("full", tokens, None, dtype=dtype, **common))
     return chosen
 
 
@@ -136,7 +143,7 @@ def too_large(case: Case, arguments: argparse.Namespace, rows: list[dict[str, An
     """Why a configuration is not measured; full attention is estimated from shorter documents."""
     if case.attention == "masked" and case.tokens > arguments.masked_up_to:
         return f"--masked-up-to {arguments.masked_up_to}"
-    measured = series(rows, attention="full")
+    measured = series(rows, attention="full", dtype=case.dtype)
     if case.attention == "full" and measured:
         longest = measured[-1]
         growth = (case.tokens / longest["tokens"]) ** 2
@@ -246,8 +253,8 @@ def exponents(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     Without the shortest length, where the overhead of a call counts, if there are three or more.
     """
     fits = []
-    for attention, window in kinds(rows):
-        chosen = series(rows, attention=attention, window=window)
+    for dtype, attention, window in kinds(rows):
+        chosen = series(rows, dtype=dtype, attention=attention, window=window)
         chosen = chosen[len(chosen) > 2 :]
         if len(chosen) > 1:
             lengths = [math.log(row["tokens"]) for row in chosen]
@@ -255,7 +262,8 @@ def exponents(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 linear_regression(lengths, [math.log(max(row[key], 1e-9)) for row in chosen]).slope
                 for key in ("forward_backward_seconds", "forward_backward_bytes")
             )
-            fits.append({"attention": attention, "window": window, "time": time, "memory": memory})
+            kind = {"dtype": dtype, "attention": attention, "window": window}
+            fits.append(kind | {"time": time, "memory": memory})
     return fits
 
 
@@ -263,16 +271,16 @@ def as_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(
         title="Attention of one layer",
         caption="plan: once a batch, of the tables or the mask; "
-        "both: forward and backward; ×: both beside the first of the same T and W",
+        "both: forward and backward; ×: both beside the first of the same dtype, T and W",
         box=SIMPLE,
     )
-    for name in ("T", "W", "attention"):
-        table.add_column(name, justify="left" if name == "attention" else "right", no_wrap=True)
+    for name in ("dtype", "T", "W", "attention"):
+        table.add_column(name, justify="right" if len(name) == 1 else "left", no_wrap=True)
     for name in ("plan ms", "forward ms", "both ms", "×", "forward MiB", "both MiB"):
         table.add_column(name, justify="right")
     for row in rows:
         window = "" if row["window"] is None else str(row["window"])
-        cells = [f"{row['tokens']:,}", window, row["attention"]]
+        cells = [row["dtype"], f"{row['tokens']:,}", window, row["attention"]]
         table.add_row(*cells, *(["–"] * 6 if "skipped" in row else as_cells(row, rows)))
     return table
 
@@ -281,7 +289,8 @@ def as_cells(row: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
     first = next(
         other
         for other in rows
-        if other["tokens"] == row["tokens"] and row["window"] in (other["window"], None)
+        if (other["dtype"], other["tokens"]) == (row["dtype"], row["tokens"])
+        and row["window"] in (other["window"], None)
     )
     plan_seconds = max(row["first_forward_seconds"] - row["forward_seconds"], 0)
     ratio = row["forward_backward_seconds"] / first["forward_backward_seconds"]

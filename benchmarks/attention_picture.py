@@ -1,5 +1,6 @@
 """The picture of the attention benchmark: time and memory by length, time by window."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ from matplotlib.figure import Figure
 COLOURS = ["#20527c", "#2f8f8b", "#d1662c", "#8c4a8c", "#6b7a2f", "#b03a48"]
 
 
-def kinds(rows: list[dict[str, Any]]) -> list[tuple[str, int | None]]:
-    return list(dict.fromkeys((row["attention"], row["window"]) for row in rows))
+def kinds(rows: list[dict[str, Any]]) -> list[tuple[str, str, int | None]]:
+    """Everything that was measured at several lengths: dtype, attention, window."""
+    return list(dict.fromkeys((row["dtype"], row["attention"], row["window"]) for row in rows))
 
 
 def series(rows: list[dict[str, Any]], **chosen: Any) -> list[dict[str, Any]]:
@@ -20,26 +22,35 @@ def series(rows: list[dict[str, Any]], **chosen: Any) -> list[dict[str, Any]]:
 
 
 def draw(rows: list[dict[str, Any]], file: Path) -> None:
-    figure = Figure(figsize=(13, 4.4), layout="constrained")
-    time_axes, memory_axes, window_axes = figure.subplots(1, 3)
-    draw_by_length(time_axes, rows, "forward_backward_seconds", 1)
-    draw_by_length(memory_axes, rows, "forward_backward_bytes", 2**20)
-    draw_by_window(window_axes, rows)
-    time_axes.set(title="time by length", ylabel="seconds")
-    memory_axes.set(title="peak memory by length", ylabel="MiB")
-    window_axes.set(title="time by window", ylabel="seconds")
-    for axes in (time_axes, memory_axes, window_axes):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+    """One line of axes for each dtype."""
+    dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
+    figure = Figure(figsize=(13, 4.2 * len(dtypes)), layout="constrained")
+    for line, dtype in zip(figure.subplots(len(dtypes), 3, squeeze=False), dtypes, strict=True):
+        draw_dtype(line, [row for row in rows if row["dtype"] == dtype], dtype)
     figure.suptitle("Attention of one layer, forward and backward", fontsize=11)
     figure.savefig(file, dpi=150)
 
 
+def draw_dtype(line: Sequence[Axes], rows: list[dict[str, Any]], dtype: str) -> None:
+    time_axes, memory_axes, window_axes = line
+    draw_by_length(time_axes, rows, "forward_backward_seconds", 1)
+    draw_by_length(memory_axes, rows, "forward_backward_bytes", 2**20)
+    draw_by_window(window_axes, rows)
+    time_axes.set(title=f"{dtype}: time by length", ylabel="seconds")
+    memory_axes.set(title="peak memory by length", ylabel="MiB")
+    window_axes.set(title="time by window", ylabel="seconds")
+    for axes in line:
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+
+
 def draw_by_length(axes: Axes, rows: list[dict[str, Any]], key: str, unit: float) -> None:
     lines = {"masked": (":", "#777777"), "full": ("--", "#777777")}
-    windows = list(dict.fromkeys(window for _, window in kinds(rows)))
-    for attention, window in kinds(rows):
+    windows = list(dict.fromkeys(window for *_, window in kinds(rows)))
+    for _, attention, window in kinds(rows):
+        if attention not in lines and attention != rows[0]["attention"]:
+            continue  # one backend of ours: the first
         if attention == "masked" and window != windows[0]:
             continue  # a dense mask costs the same whatever it holds
         line, colour = lines.get(attention, ("-", COLOURS[windows.index(window) % len(COLOURS)]))

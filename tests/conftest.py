@@ -25,10 +25,14 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 from tokenizers import Tokenizer, models, pre_tokenizers, processors  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
+from longspan.attention import native_build  # noqa: E402
 from longspan.config import Config, GlobalsConfig  # noqa: E402
 from longspan.encoding import DocumentEncoder  # noqa: E402
 from longspan.pretrained.tokenizer import load_tokenizer  # noqa: E402
 from longspan.typed import from_dict  # noqa: E402
+
+# compiling the kernel takes a minute: once for all, also where a test moves the home folder
+os.environ["LONGSPAN_CACHE"] = str(native_build.cache_folder())
 
 # no test asserts a time: machines are shared
 settings.register_profile("longspan", deadline=None, suppress_health_check=[HealthCheck.too_slow])

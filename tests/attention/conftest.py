@@ -6,18 +6,54 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from longspan.attention import AttentionPlan, Pattern
+from longspan.attention import AttentionPlan, Pattern, native
 
-BACKENDS = ["blocked"]  # all that are held against the oracle; a later one is added here
+DTYPES = [torch.float64, torch.float32, torch.bfloat16]
+# all that are held against the oracle, and what they compute in
+BACKENDS = {"blocked": DTYPES, "native": [torch.float32, torch.bfloat16]}
+
+
+def _skip_where_it_cannot_run(backend):
+    if backend == "native" and (reason := native.unavailable()):
+        pytest.skip(reason)
+    return backend
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
 def backend(request):
-    return request.param
+    return _skip_where_it_cannot_run(request.param)
 
 
 @pytest.fixture(scope="session", params=["reference", *BACKENDS])
 def any_backend(request):
+    return _skip_where_it_cannot_run(request.param)
+
+
+@pytest.fixture(scope="session", params=["reference", "blocked"])
+def backend_with_dropout(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def finest_dtype():
+    """The most precise dtype that a backend computes in."""
+    return lambda backend: BACKENDS.get(backend, DTYPES)[0]
+
+
+def _pairs(backends):
+    pairs = [(name, dtype) for name, dtypes in backends.items() for dtype in dtypes]
+    return {"params": pairs, "ids": [f"{name}-{dtype}" for name, dtype in pairs]}
+
+
+@pytest.fixture(scope="session", **_pairs(BACKENDS))
+def backend_and_dtype(request):
+    _skip_where_it_cannot_run(request.param[0])
+    return request.param
+
+
+@pytest.fixture(scope="session", **_pairs({"reference": DTYPES} | BACKENDS))
+def any_backend_and_dtype(request):
+    _skip_where_it_cannot_run(request.param[0])
     return request.param
 
 

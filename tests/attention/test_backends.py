@@ -8,10 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longspan.attention import api, attend
+from longspan.attention import api, attend, native
 from longspan.attention.plan import build_block_table
-
-DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
 
 def run(qkv, global_qkv, plan, dtype=torch.float64, backend="reference", **arguments):
@@ -108,11 +106,15 @@ def test_the_oracle_uses_the_global_projections_for_whole_global_rows(short_plan
 
 @pytest.mark.parametrize("separate", [False, True], ids=["shared", "separate"])
 @pytest.mark.parametrize("num_tokens", range(1, 7))
-def test_all_small_layouts(backend, num_tokens, separate, small_layouts, make_plan, make_qkv):
+def test_all_small_layouts(
+    backend, finest_dtype, num_tokens, separate, small_layouts, make_plan, make_qkv
+):
+    dtype = finest_dtype(backend)
     for layout in small_layouts(num_tokens):
         plan = make_plan(*layout)
-        inputs = make_qkv(plan, 1, 1, 2, separate=separate)
-        assert_same(run(*inputs, plan, backend=backend), run(*inputs, plan), layout)
+        inputs = make_qkv(plan, 1, 1, 2, dtype, separate)
+        expected = {name: x.to(dtype) for name, x in run(*inputs, plan).items()}
+        assert_same(run(*inputs, plan, dtype, backend), expected, layout)
 
 
 @pytest.mark.parametrize("block_size", [1, 2, 3, 4])
@@ -126,10 +128,10 @@ def test_small_layouts_in_small_blocks(block_size, small_layouts, make_plan, mak
         assert_same(run(*inputs, plan, backend="blocked"), run(*inputs, plan), layout)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @settings(max_examples=40)
 @given(data=st.data())
-def test_random_layouts(backend, dtype, plans, make_qkv, data):
+def test_random_layouts(backend_and_dtype, plans, make_qkv, data):
+    backend, dtype = backend_and_dtype
     plan = data.draw(plans, label="plan")
     num_kv_heads = data.draw(st.integers(1, 3), label="num_kv_heads")
     num_heads = num_kv_heads * data.draw(st.integers(1, 3), label="queries a kv head")
@@ -140,9 +142,9 @@ def test_random_layouts(backend, dtype, plans, make_qkv, data):
     assert_agrees(plan, qkv, global_qkv, dtype, backend=backend, scale=scale)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("window", [0, 1, 200, 600])
-def test_one_long_document(backend, dtype, window, make_plan, make_qkv):
+def test_one_long_document(backend_and_dtype, window, make_plan, make_qkv):
+    backend, dtype = backend_and_dtype
     # longer than the chunks of keys that flash attention takes at a time, so that a row's first
     # chunks may hold no key that it sees
     plan = make_plan([40, 1500, 3], [0, 45, 900, 1540], window)
@@ -168,10 +170,10 @@ def test_a_global_token_inside_the_window_is_counted_once(any_backend, make_plan
     assert seen[50].sum() == 8
 
 
-def test_output_keeps_strided_inputs(backend, make_plan, make_qkv):
+def test_output_keeps_strided_inputs(backend, finest_dtype, make_plan, make_qkv):
     # the encoder hands over views of one fused projection
     plan = make_plan([90, 40], [0, 90], 8)
-    (q, k, v), _ = make_qkv(plan, 2, 2, 8)
+    (q, k, v), _ = make_qkv(plan, 2, 2, 8, finest_dtype(backend))
     fused = torch.cat([q, k, v], dim=1).split([2, 2, 2], dim=1)
     assert not fused[1].is_contiguous()
     assert attend(*fused, plan, backend=backend).equal(attend(q, k, v, plan, backend=backend))
@@ -180,9 +182,9 @@ def test_output_keeps_strided_inputs(backend, make_plan, make_qkv):
 # --- documents ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("window", [3, 40, None])
-def test_documents_do_not_influence_each_other(any_backend, window, dtype, make_plan, make_qkv):
+def test_documents_do_not_influence_each_other(any_backend_and_dtype, window, make_plan, make_qkv):
+    any_backend, dtype = any_backend_and_dtype
     plan = make_plan([30, 1, 100, 70], [0, 31, 90, 140], window)
     qkv, global_qkv = make_qkv(plan, dtype=dtype, separate=True)
     inside = slice(31, 131)
@@ -200,10 +202,12 @@ def test_documents_do_not_influence_each_other(any_backend, window, dtype, make_
 
 
 @pytest.mark.parametrize("window", [0, 5, 64, 500, None])
-def test_a_packed_batch_is_its_documents_one_by_one(any_backend, window, make_plan, make_qkv):
+def test_a_packed_batch_is_its_documents_one_by_one(
+    any_backend, finest_dtype, window, make_plan, make_qkv
+):
     lengths = [3, 200, 1, 77]
     plan = make_plan(lengths, [0, 50, 203, 210], window)
-    qkv, _ = make_qkv(plan)
+    qkv, _ = make_qkv(plan, dtype=finest_dtype(any_backend))
     parts = zip(lengths, plan.global_mask.split(lengths), *(x.split(lengths) for x in qkv))
     alone = [
         attend(q, k, v, make_plan([n], g.nonzero().flatten().tolist(), window), backend=any_backend)
@@ -252,14 +256,18 @@ def test_an_unknown_backend_is_named_beside_those_that_exist(make_plan):
         attend(*qkv, make_plan([6], [], 1), backend="flash")
 
 
-def test_auto_says_once_what_it_chose_and_why(make_plan, caplog, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_auto_says_once_what_it_chose_and_why(dtype, make_plan, caplog, monkeypatch):
     monkeypatch.setattr(api, "_announced", set())
     qkv, _ = shapes()
-    with caplog.at_level(logging.INFO, logger="longspan.attention"):
+    qkv = [x.to(dtype) for x in qkv]
+    served = dtype == torch.float32 and not native.unavailable()
+    with caplog.at_level(logging.INFO, logger="longspan.attention.api"):
         for window in (1, 2, None):
             attend(*qkv, make_plan([6], [], window))
     (record,) = caplog.records
-    assert record.getMessage().startswith("attention backend: blocked (")
+    chosen = "native" if served else "blocked"
+    assert record.getMessage().startswith(f"attention backend: {chosen} (")
 
 
 def test_a_backend_that_was_asked_for_is_not_announced(any_backend, make_plan, caplog, monkeypatch):

@@ -1,4 +1,5 @@
-"""Dropout falls on the probabilities, of local rows and of global rows, in every backend."""
+"""Dropout falls on the probabilities, of local rows and of global rows, in every backend
+that has it."""
 
 import pytest
 import torch
@@ -22,14 +23,14 @@ def qk(plan, make_qkv):
 
 
 @pytest.fixture
-def probabilities(plan, qk, any_backend):
+def probabilities(plan, qk, backend_with_dropout):
     """Attend with an identity for values, so that each row of the output is the row of
     probabilities that met the values: (T, T)."""
     values = torch.eye(NUM_TOKENS)[:, None]
 
     def draw(seed=0, dropout_p=P):
         torch.manual_seed(seed)
-        return attend(*qk, values, plan, backend=any_backend, dropout_p=dropout_p)[:, 0]
+        return attend(*qk, values, plan, backend=backend_with_dropout, dropout_p=dropout_p)[:, 0]
 
     return draw
 
@@ -64,20 +65,20 @@ def test_the_seed_decides(probabilities):
     assert not probabilities(seed=3).equal(probabilities(seed=4))
 
 
-def test_heads_drop_independently(plan, qk, any_backend):
+def test_heads_drop_independently(plan, qk, backend_with_dropout):
     inputs = (x.expand(-1, 2, -1) for x in (*qk, torch.eye(NUM_TOKENS)[:, None]))
     torch.manual_seed(0)
-    out = attend(*inputs, plan, backend=any_backend, dropout_p=P)
+    out = attend(*inputs, plan, backend=backend_with_dropout, dropout_p=P)
     seen = plan.pattern.dense_mask(plan.cu_seqlens, plan.global_mask)
     first, second = (out[:, head][seen] != 0 for head in (0, 1))
     both_dropped_or_both_kept = P**2 + (1 - P) ** 2
     assert abs((first == second).float().mean() - both_dropped_or_both_kept) < 0.05
 
 
-def test_gradients_flow_through_what_was_kept(plan, qk, any_backend):
+def test_gradients_flow_through_what_was_kept(plan, qk, backend_with_dropout):
     q, k, v = inputs = [x.requires_grad_() for x in (*qk, torch.eye(NUM_TOKENS)[:, None])]
     torch.manual_seed(0)
-    out = attend(*inputs, plan, backend=any_backend, dropout_p=P)
+    out = attend(*inputs, plan, backend=backend_with_dropout, dropout_p=P)
     kept = (out[:, 0] != 0) / (1 - P)  # (T, T)
     seen = plan.pattern.dense_mask(plan.cu_seqlens, plan.global_mask)
     scores = torch.einsum("qhe,khe->qk", q, k) * NUM_TOKENS**-0.5

@@ -36,6 +36,8 @@ def largest_allocation(make_plan, num_tokens, backend, **arguments):
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.1])
 def test_no_tensor_grows_with_the_square_of_the_tokens(backend, dropout_p, make_plan):
+    if backend == "native" and dropout_p:
+        pytest.skip("native has no dropout")
     half, whole = (
         largest_allocation(make_plan, n, backend, dropout_p=dropout_p) for n in (2048, 4096)
     )

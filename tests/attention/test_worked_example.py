@@ -1,6 +1,5 @@
 """Five tokens worked out by hand: window 1, no global token, scale 1/2."""
 
-import pytest
 import torch
 
 from longspan.attention import attend
@@ -21,8 +20,8 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_worked_example(any_backend, make_plan, dtype):
+def test_worked_example(any_backend, finest_dtype, make_plan):
+    dtype = finest_dtype(any_backend)
     q, k, v = (torch.tensor(rows, dtype=dtype)[:, None] for rows in (Q, K, V))  # (5, 1, 4)
     out = attend(q, k, v, make_plan([5], [], 1), backend=any_backend, scale=0.5)
     for token, expected in EXPECTED.items():
@@ -30,8 +29,10 @@ def test_worked_example(any_backend, make_plan, dtype):
         torch.testing.assert_close(row, torch.tensor(expected, dtype=dtype), atol=5e-5, rtol=0)
 
 
-def test_the_default_scale_is_one_over_the_root_of_the_head_size(any_backend, make_plan):
-    q, k, v = (torch.tensor(rows, dtype=torch.float64)[:, None] for rows in (Q, K, V))
+def test_the_default_scale_is_one_over_the_root_of_the_head_size(
+    any_backend, finest_dtype, make_plan
+):
+    q, k, v = (torch.tensor(rows, dtype=finest_dtype(any_backend))[:, None] for rows in (Q, K, V))
     plan = make_plan([5], [], 1)
     given = attend(q, k, v, plan, backend=any_backend, scale=4**-0.5)
     assert attend(q, k, v, plan, backend=any_backend).equal(given)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+DTYPES = ["bfloat16"]
 NUMBERS = {
     "forward_seconds",
     "forward_backward_seconds",
@@ -28,7 +29,9 @@ def printed(output):
     command = [sys.executable, "benchmarks/attention.py", "--output", str(output)]
     command += ["--tokens", "64", "128", "--windows", "4", "--heads", "1", "--head-size", "8"]
     command += ["--repeats", "1", "--masked-up-to", "64", "--max-seconds", "0"]
-    command += ["--dtype", "bfloat16", "--block-size", "16"]
+    command += ["--dtypes", *DTYPES, "--block-size", "16", "--backends", "blocked"]
+    command += ["--share-tokens", "64", "--share-windows", "4", "--share-heads", "1"]
+    command += ["--share-head-size", "8", "--share-matmul", "32", "--share-repeats", "2"]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
@@ -38,18 +41,26 @@ def result(printed):
 
 
 def test_every_configuration_has_its_row(result):
-    rows = {(row["attention"], row["tokens"], row["window"]): row for row in result["rows"]}
+    rows = {(r["dtype"], r["attention"], r["tokens"], r["window"]): r for r in result["rows"]}
     skipped = {key: row["skipped"] for key, row in rows.items() if "skipped" in row}
     assert list(rows) == [
-        *[("blocked", 64, 4), ("masked", 64, 4), ("full", 64, None)],
-        *[("blocked", 128, 4), ("masked", 128, 4), ("full", 128, None)],
+        (dtype, *kind)
+        for dtype in DTYPES
+        for kind in [
+            *[("blocked", 64, 4), ("masked", 64, 4), ("full", 64, None)],
+            *[("blocked", 128, 4), ("masked", 128, 4), ("full", 128, None)],
+        ]
     ]
     assert skipped == {
-        ("masked", 128, 4): "--masked-up-to 64",
-        ("full", 128, None): "--max-seconds 0",
+        (dtype, *kind): reason
+        for dtype in DTYPES
+        for kind, reason in [
+            (("masked", 128, 4), "--masked-up-to 64"),
+            (("full", 128, None), "--max-seconds 0"),
+        ]
     }
     for key in rows.keys() - skipped.keys():
-        assert rows[key].keys() == NUMBERS | {"attention", "tokens", "window"}
+        assert rows[key].keys() == NUMBERS | {"dtype", "attention", "tokens", "window"}
         assert all(rows[key][name] >= 0 for name in NUMBERS)
         assert all(rows[key][name] > 0 for name in NUMBERS if name.endswith("seconds"))
 
@@ -58,15 +69,23 @@ def test_the_result_says_what_was_measured_where(result):
     assert result["benchmark"] == "attention"
     assert result["heads"] == 1
     assert result["head_size"] == 8
-    assert result["dtype"] == "bfloat16"
+    assert result["dtypes"] == DTYPES
     assert result["block_size"] == 16
     assert {"date", "processor", "cores", "torch"} <= result.keys()
 
 
 def test_growth_is_fitted_where_there_are_two_lengths(result):
-    (fit,) = result["exponents"]
-    assert fit.keys() == {"attention", "window", "time", "memory"}
-    assert (fit["attention"], fit["window"]) == ("blocked", 4)
+    for fit, dtype in zip(result["exponents"], DTYPES, strict=True):
+        assert fit.keys() == {"dtype", "attention", "window", "time", "memory"}
+        assert (fit["dtype"], fit["attention"], fit["window"]) == (dtype, "blocked", 4)
+
+
+def test_the_share_counts_seven_products_of_the_pairs_that_the_window_needs(result):
+    for row, dtype in zip(result["matmul_shares"], DTYPES, strict=True):
+        assert (row["dtype"], row["attention"], row["window"]) == (dtype, "blocked", 4)
+        useful = 7 * 2 * 64 * 9 * 8
+        rate = useful / row["forward_backward_seconds"]
+        assert row["share_of_matmul_rate"] == pytest.approx(rate / row["matmul_flops_per_second"])
 
 
 def test_result_and_picture_are_written(result, output):
@@ -75,5 +94,5 @@ def test_result_and_picture_are_written(result, output):
 
 
 def test_the_table_shows_every_row(printed, result):
-    assert printed.count("blocked ") == 2
-    assert printed.count("–") == 12  # six numbers of each that was skipped
+    assert printed.count("blocked ") == 2 * len(DTYPES) + len(result["matmul_shares"])
+    assert printed.count("–") == 12 * len(DTYPES)  # six numbers of each that was skipped

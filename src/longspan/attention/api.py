@@ -6,13 +6,15 @@ from typing import Literal
 
 from torch import Tensor
 
-from longspan.attention import blocked, reference
+from longspan.attention import blocked, native, reference
 from longspan.attention.plan import AttentionPlan
 
-Backend = Literal["auto", "reference", "blocked"]
+Backend = Literal["auto", "reference", "blocked", "native"]
 GlobalProjections = tuple[Tensor, Tensor, Tensor]
 
-_BACKENDS: dict[str, ModuleType] = {"reference": reference, "blocked": blocked}
+# compute local rows and global rows apart, of as many key heads as query heads
+_IN_TWO_PARTS: dict[str, ModuleType] = {"reference": reference, "blocked": blocked}
+_BACKENDS = (*_IN_TWO_PARTS, "native")
 
 log = logging.getLogger(__name__)
 _announced: set[str] = set()
@@ -49,11 +51,28 @@ def attend(
         (T, H, E), in the dtype of `q_THE`.
 
     Raises:
-        ValueError: shapes that do not fit, or a backend that does not exist.
+        ValueError: shapes that do not fit, or a backend that does not exist or cannot serve.
     """
     _check_shapes(q_THE, k_TKE, v_TKE, plan, global_qkv)
-    serve = _BACKENDS[_choose(backend)]
-    scale = q_THE.shape[-1] ** -0.5 if scale is None else scale
+    chosen = _choose(backend, q_THE, plan, dropout_p)
+    factor = q_THE.shape[-1] ** -0.5 if scale is None else scale
+    if chosen == "native":
+        return native.attention(q_THE, k_TKE, v_TKE, global_qkv, plan, factor)
+    serve = _IN_TWO_PARTS[chosen]
+    return _in_two_parts(serve, q_THE, k_TKE, v_TKE, plan, global_qkv, dropout_p, factor)
+
+
+def _in_two_parts(
+    serve: ModuleType,
+    q_THE: Tensor,
+    k_TKE: Tensor,
+    v_TKE: Tensor,
+    plan: AttentionPlan,
+    global_qkv: GlobalProjections | None,
+    dropout_p: float,
+    scale: float,
+) -> Tensor:
+    """Local rows, then global rows over them."""
     num_heads = q_THE.shape[1]
     k_THE, v_THE = repeat_heads(k_TKE, num_heads), repeat_heads(v_TKE, num_heads)
     out_THE = serve.local_attention(q_THE, k_THE, v_THE, plan, dropout_p, scale)
@@ -76,17 +95,31 @@ def repeat_heads(x_TKE: Tensor, num_heads: int) -> Tensor:
     return x_TKE.repeat_interleave(num_heads // num_kv_heads, dim=1)
 
 
-def _choose(backend: str) -> str:
+def _choose(backend: str, q_THE: Tensor, plan: AttentionPlan, dropout_p: float) -> str:
     if backend == "auto":
-        backend, reason = "blocked", "plain PyTorch, linear in tokens times window"
-        if backend not in _announced:
-            _announced.add(backend)
-            log.info("attention backend: %s (%s)", backend, reason)
+        refusal = native.refusal(q_THE, plan, dropout_p)
+        if refusal is None:
+            return _announce("native", "the fused kernel for this processor")
+        return _announce("blocked", f"plain PyTorch; not native: {refusal}")
+    if backend == "native":
+        refusal = native.refusal(q_THE, plan, dropout_p)
+        if refusal is not None:
+            raise ValueError(
+                f"attention backend native cannot serve this call: {refusal}; or use blocked"
+            )
     if backend not in _BACKENDS:
         raise ValueError(
             f"attention backend {backend!r} does not exist; use auto or one of "
             f"{', '.join(_BACKENDS)}"
         )
+    return backend
+
+
+def _announce(backend: str, reason: str) -> str:
+    """Say once what `auto` chose."""
+    if backend not in _announced:
+        _announced.add(backend)
+        log.info("attention backend: %s (%s)", backend, reason)
     return backend
 
 

@@ -1,0 +1,104 @@
+"""The fused CPU kernel: scores never leave the processor's cache, forward or backward.
+
+What it computes and how it divides the work is said in `csrc/`; here it is made known to PyTorch.
+"""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from longspan.attention import native_build
+from longspan.attention.pattern import Pattern
+from longspan.attention.plan import AttentionPlan
+
+GlobalProjections = tuple[Tensor, Tensor, Tensor]
+
+
+def attention(
+    q_THE: Tensor,
+    k_TKE: Tensor,
+    v_TKE: Tensor,
+    global_qkv: GlobalProjections | None,
+    plan: AttentionPlan,
+    scale: float,
+) -> Tensor:
+    """All rows of the batch, local and global. Returns (T, H, E)."""
+    _load()
+    dtype = _dtype(q_THE)
+    tensors = [x.to(dtype) for x in (q_THE, k_TKE, v_TKE, *(global_qkv or ()))]
+    projections = tensors[3:] or (None, None, None)
+    out_THE, _, _ = torch.ops.longspan.attention(
+        *tensors[:3], *projections, plan.cu_seqlens, plan.global_index, plan.pattern.window, scale
+    )
+    return out_THE
+
+
+def refusal(q_THE: Tensor, plan: AttentionPlan, dropout_p: float) -> str | None:
+    """Why this backend cannot serve a call and what would help; None if it can."""
+    if q_THE.device.type != "cpu":
+        return f"it runs on the CPU, not on {q_THE.device.type}"
+    dtype = _dtype(q_THE)
+    if dtype not in (torch.float32, torch.bfloat16):
+        return f"it computes in float32 and bfloat16, not in {str(dtype).removeprefix('torch.')}"
+    if dropout_p > 0:
+        return f"it has no dropout (dropout_p={dropout_p:g}); set it to 0"
+    if plan.pattern != Pattern(plan.pattern.window):
+        return f"it knows windows and global tokens only, not {plan.pattern}"
+    return unavailable()
+
+
+def _dtype(x: Tensor) -> torch.dtype:
+    """What to compute in: under autocast what autocast says, as PyTorch's own attention does."""
+    if torch.is_autocast_enabled("cpu") and x.is_floating_point():
+        return torch.get_autocast_dtype("cpu")
+    return x.dtype
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why there is no kernel on this machine; None if there is, and it is loaded."""
+    try:
+        _load()
+    except (native_build.CannotBuildError, OSError) as error:
+        return f"the kernel cannot be had: {error}"
+    return None
+
+
+@functools.cache
+def _load() -> None:
+    """Load the operators into this process and give them gradients."""
+    torch.ops.load_library(native_build.library())
+    torch.library.register_fake("longspan::attention", _fake)
+    torch.library.register_fake("longspan::attention_backward", _fake_backward)
+    torch.library.register_autograd("longspan::attention", _backward, setup_context=_save)
+
+
+def _save(ctx, inputs, output) -> None:
+    *tensors, cu_seqlens, global_index, ctx.window, ctx.scale = inputs
+    ctx.set_materialize_grads(False)  # of the log-sum-exps, which nobody uses
+    ctx.save_for_backward(*tensors, *output, cu_seqlens, global_index)
+
+
+def _backward(ctx, out_gradient, *_):
+    gradients = [None] * 6
+    if out_gradient is not None:
+        found = torch.ops.longspan.attention_backward(
+            out_gradient, *ctx.saved_tensors, ctx.window, ctx.scale
+        )
+        gradients = [x if needed else None for x, needed in zip(found, ctx.needs_input_grad)]
+    return *gradients, None, None, None, None
+
+
+def _fake(q, k, v, global_q, global_k, global_v, cu_seqlens, global_index, window, scale):
+    num_tokens, num_heads, _ = q.shape
+    lse = q.new_empty(num_heads, num_tokens, dtype=torch.float32)
+    global_lse = q.new_empty(num_heads, len(global_index), dtype=torch.float32)
+    return q.new_empty(q.shape), lse, global_lse
+
+
+def _fake_backward(out_gradient, q, k, v, global_q, global_k, global_v, *_):
+    def like(x):
+        return q.new_empty(0) if x is None else x.new_empty(x.shape)
+
+    return tuple(like(x) for x in (q, k, v, global_q, global_k, global_v))
