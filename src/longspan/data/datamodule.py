@@ -98,7 +98,7 @@ class DocumentData(L.LightningDataModule):
         """The training batches of each rank."""
         return training_batches(
             self.splits["train"].lengths,
-            budget=self.config.data.tokens_per_batch,
+            budget=self.config.data.token_budget,
             seed=self.config.seed,
             # overfitting wants the same few batches every epoch
             epoch=0 if self.config.trainer.overfit_batches else epoch,
@@ -133,7 +133,7 @@ class DocumentData(L.LightningDataModule):
         if self.stream is not None:
             return None
         rows = [spec.rows for spec in self.batches_of_epoch(0, world_size=1)[0]]
-        budget = self.config.data.tokens_per_batch
+        budget = self.config.data.token_budget
         efficiency = packing_efficiency(rows, self.splits["train"].lengths, budget)
         log.info(
             "%d batches an epoch of at most %d tokens, %.1f%% filled",
@@ -176,7 +176,7 @@ class DocumentData(L.LightningDataModule):
         assert trainer is not None
         ranks = evaluation_batches(
             self.splits[split].lengths,
-            budget=self.config.data.tokens_per_batch,
+            budget=self.config.data.token_budget,
             world_size=trainer.world_size,
         )
         # whatever the seed: what is drawn for an evaluation is the same for all runs
