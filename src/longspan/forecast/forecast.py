@@ -14,7 +14,7 @@ from longspan.cost.memory import Memory
 from longspan.data.batching import training_batches
 from longspan.errors import UserError
 from longspan.forecast.calibration import Rates, calibrate, measurements, shape_of
-from longspan.forecast.sample import Sample, read_sample
+from longspan.forecast.sample import Sample, read_samples
 from longspan.forecast.steps import Stopwatch, device_of
 from longspan.training.budget import budget_that_fits, count_parameters, training_memory
 from longspan.training.build import autocast_dtype
@@ -112,26 +112,18 @@ def forecast(
     Raises:
         UserError: data that cannot be read.
     """
-    samples: dict[str, Sample] = {}
-    known: list[tuple[str, Config, Sample]] = []
-    for cell in cells:
-        key = _data_key(cell.config)
-        samples[key] = samples.get(key) or read_sample(cell.config, count)
-        model = replace(
-            cell.config.model,
-            vocab_size=samples[key].config.model.vocab_size,
-            max_positions=cell.config.model.max_positions
-            or samples[key].config.model.max_positions,
-        )
-        known.append((cell.name, replace(cell.config, model=model), samples[key]))
+    samples = read_samples([cell.config for cell in cells], count)
     process = resident_bytes()  # about as much as a training will hold before its model
-    untimed = [_without_time(*cell, process=process) for cell in known]
-    rows = [(config, sample, row) for (_, config, sample), row in zip(known, untimed, strict=True)]
+    rows = [
+        (sample, _without_time(cell.name, sample, process))
+        for cell, sample in zip(cells, samples, strict=True)
+    ]
     rates = _calibrate(rows, seconds) if seconds else {}
-    return [_with_time(*row, rates) for row in rows], list(rates.values())
+    return [_with_time(sample, row, rates) for sample, row in rows], list(rates.values())
 
 
-def _without_time(name: str, config: Config, sample: Sample, process: int) -> Forecast:
+def _without_time(name: str, sample: Sample, process: int) -> Forecast:
+    config = sample.config
     parameters, trained = count_parameters(config, sample.task)
     forward = document_flops(config, sample.documents, len(sample.task.labels))
     memory = training_memory(config, sample.documents, parameters, trained, process)
@@ -143,7 +135,7 @@ def _without_time(name: str, config: Config, sample: Sample, process: int) -> Fo
     budget = config.data.tokens_per_batch
     if budget == "auto":
         budget = largest or config.data.max_length
-    batches = _batches(config, sample, budget)
+    batches = _batches(sample, budget)
     return Forecast(
         name=name,
         parameters=parameters,
@@ -159,37 +151,37 @@ def _without_time(name: str, config: Config, sample: Sample, process: int) -> Fo
     )
 
 
-def _batches(config: Config, sample: Sample, budget: int) -> Batches:
+def _batches(sample: Sample, budget: int) -> Batches:
     """Pack as training will, documents like those of the sample."""
     lengths = list(sample.documents.lengths)
     total = sample.total
     wanted = min(total or 2 * budget // lengths[0] + 1, MOST_DOCUMENTS)
     lengths = (lengths * (wanted // len(lengths) + 1))[:wanted]
-    (specs,) = training_batches(lengths, budget=budget, seed=config.seed, epoch=0)
+    (specs,) = training_batches(lengths, budget=budget, seed=sample.config.seed, epoch=0)
     tokens = [sum(lengths[row] for row in spec.rows) for spec in specs]
     number = None if total is None else len(specs) * total / wanted
     return Batches(budget, sum(tokens) / len(tokens), max(tokens), number)
 
 
-def _calibrate(rows: Sequence[Any], seconds: float) -> dict[str, Rates]:
+def _calibrate(rows: Sequence[tuple[Sample, Forecast]], seconds: float) -> dict[str, Rates]:
     """Rates of each shape that occurs, in equal shares of the time."""
-    groups: dict[str, list[Any]] = {}
-    for row in rows:
-        groups.setdefault(_shape_key(row[0]), []).append(row)
+    groups: dict[str, list[tuple[Sample, Forecast]]] = {}
+    for sample, row in rows:
+        groups.setdefault(_shape_key(sample.config), []).append((sample, row))
     rates = {}
     for key, group in groups.items():
-        config, sample, _ = group[0]
-        windows = {window for config, _, _ in group for window in config.model.windows}
+        sample, _ = group[0]
+        windows = {window for other, _ in group for window in other.config.model.windows}
         share = seconds / len(groups) / measurements(windows)
-        watch = Stopwatch(share, device_of(config), autocast_dtype(config))
-        tokens = round(max(row.batches.mean for _, _, row in group))
-        rates[key] = calibrate(
-            shape_of(config), sample.task, sample.documents, windows, tokens, watch
-        )
+        watch = Stopwatch(share, device_of(sample.config), autocast_dtype(sample.config))
+        tokens = round(max(row.batches.mean for _, row in group))
+        shape = shape_of(sample.config)
+        rates[key] = calibrate(shape, sample.task, sample.documents, windows, tokens, watch)
     return rates
 
 
-def _with_time(config: Config, sample: Sample, row: Forecast, rates: dict[str, Rates]) -> Forecast:
+def _with_time(sample: Sample, row: Forecast, rates: dict[str, Rates]) -> Forecast:
+    config = sample.config
     measured = rates.get(_shape_key(config))
     if measured is None:
         return row
@@ -206,11 +198,6 @@ def _shape_key(config: Config) -> str:
     data = replace(config.data, tokens_per_batch=config.data.max_length)
     trainer = replace(config.trainer, max_epochs=1, max_steps=-1)
     return repr(replace(shape_of(config), name="any", seed=0, data=data, trainer=trainer))
-
-
-def _data_key(config: Config) -> str:
-    data = replace(config.data, tokens_per_batch=config.data.max_length)
-    return repr((data, config.globals, config.task, config.model.type_vocab_size))
 
 
 def _with_total(parts: Any) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """The documents of a configuration: a sample of its training split, or an assumption."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from longspan.config import Config
 from longspan.cost.documents import Documents, assumed_documents, depends_on_text
@@ -27,6 +28,7 @@ class Sample:
         task: with its labels.
         documents: lengths and global tokens.
         features: of those documents; None where they are assumed.
+        special_ids: of the tokenizer.
         total: features of the whole training split, estimated from the sample; None where unknown.
     """
 
@@ -34,6 +36,7 @@ class Sample:
     task: Task
     documents: Documents
     features: FeatureSet | None
+    special_ids: tuple[int, ...]
     total: int | None
 
 
@@ -57,7 +60,27 @@ def read_sample(config: Config, count: int | None = None) -> Sample:
     documents = sample_documents(features, len(features))
     read = len(set(features.table["row"][:]))  # a document may become several features
     total = round(prepared.train_rows * len(features) / read)
-    return Sample(prepared.config, prepared.task, documents, features, total)
+    special_ids = tuple(prepared.tokenizer.all_special_ids)
+    return Sample(prepared.config, prepared.task, documents, features, special_ids, total)
+
+
+def read_samples(configs: Sequence[Config], count: int | None = None) -> list[Sample]:
+    """Of each configuration, with what those of the same data share read once."""
+    read: dict[str, Sample] = {}
+    samples = []
+    for config in configs:
+        data = replace(config.data, tokens_per_batch=config.data.max_length)
+        key = repr((data, config.globals, config.task, config.model.type_vocab_size))
+        if key not in read:
+            read[key] = read_sample(config, count)
+        decided = read[key].config.model
+        model = replace(
+            config.model,
+            vocab_size=config.model.vocab_size or decided.vocab_size,
+            max_positions=config.model.max_positions or decided.max_positions,
+        )
+        samples.append(replace(read[key], config=replace(config, model=model)))
+    return samples
 
 
 def _assumed(config: Config) -> Sample:
@@ -66,4 +89,4 @@ def _assumed(config: Config) -> Sample:
     if depends_on_text(config.globals):
         log.warning("globals.regex and globals.column choose nothing where no document is read")
     task = known_task(config, ["0", "1"], None, tokenizer)
-    return Sample(config, task, assumed_documents(config), None, None)
+    return Sample(config, task, assumed_documents(config), None, (), None)

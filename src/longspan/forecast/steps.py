@@ -122,9 +122,7 @@ class _Seconds(L.Callback):
         self.seconds.append(time.perf_counter() - self._started)
 
 
-def step_seconds(
-    config: Config, module: LongDocumentModule, batch: PackedBatch
-) -> float:
+def step_seconds(config: Config, module: LongDocumentModule, batch: PackedBatch) -> float:
     """Seconds of the fastest of some training steps on the batch, by Lightning's own loop."""
     trainer = replace(
         config.trainer,
