@@ -184,8 +184,8 @@ class TrainingMemory:
             return 0.0  # few numbers a token at most
         assert self.config.model.vocab_size is not None
         values = guessed_tokens(self.config.task, tokens) * self.config.model.vocab_size
-        # log-probabilities, their gradient and that of the logits
-        return (3 * FULL + (2 if self.half else 0)) * values
+        # float32 log-probabilities, their gradient and that of the logits
+        return 3 * FULL * values
 
     def _casts(self) -> float:
         """Copies of the matrices in autocast's type, alive from forward to backward."""

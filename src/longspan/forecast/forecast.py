@@ -155,7 +155,7 @@ def _batches(sample: Sample, budget: int) -> Batches:
     """Pack as training will, documents like those of the sample."""
     lengths = list(sample.documents.lengths)
     total = sample.total
-    wanted = min(total or 2 * budget // lengths[0] + 1, MOST_DOCUMENTS)
+    wanted = min(total or max(1, budget // lengths[0]), MOST_DOCUMENTS)
     lengths = (lengths * (wanted // len(lengths) + 1))[:wanted]
     (specs,) = training_batches(lengths, budget=budget, seed=sample.config.seed, epoch=0)
     tokens = [sum(lengths[row] for row in spec.rows) for spec in specs]

@@ -31,7 +31,10 @@ def draw_reach(cells: Sequence[Connected], file: Path) -> None:
         _cone(ax, cell)
     for ax in axes[len(drawn) :]:
         ax.set_axis_off()
-    above.suptitle("input tokens that influence one token near the middle, layer by layer")
+    above.suptitle(
+        "what influences one token near the middle of a document, layer by layer; ▲ global",
+        fontsize=10,
+    )
     _lengths(below.subplots(), cells)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=130)
@@ -76,7 +79,9 @@ def _lengths(ax: Axes, cells: Sequence[Connected]) -> None:
         )  # fmt: skip
     ax.set_xlim(0, 1.05 * max([*lengths, *(total + 1 for total in reach)]))
     ax.set_ylim(0, 1.02)
-    ax.set(xlabel="tokens of a document", ylabel="share of documents")
+    ax.set_xlabel("tokens of a document", fontsize=8)
+    ax.set_ylabel("share of documents", fontsize=8)
+    ax.tick_params(labelsize=7)
     ax.set_title(
         "documents left of a line are connected by windows alone: Σ W of the cells", fontsize=9
     )
