@@ -118,7 +118,13 @@ def _other_data(trained: DataConfig, given: dict[str, Any]) -> DataConfig:
         changes["splits"] = trained.splits | changes["splits"]
     if "path" in changes or "files" in changes:
         changes = {"files": None, "split_column": None, "name": None} | changes
-    return from_dict(DataConfig, to_dict(trained) | changes, "data")
+    data = from_dict(DataConfig, to_dict(trained) | changes, "data")
+    if data.tokens_per_batch == "auto":
+        raise UserError(
+            "data.tokens_per_batch=auto is decided by training; give a number, or drop it to take "
+            "the run's"
+        )
+    return data
 
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:
