@@ -113,6 +113,8 @@ def run(place: Path, command: str) -> subprocess.CompletedProcess[str]:
         words += ["-o", ".venv/.installed", "ARGS=" + " ".join(QUICK_TRAINING)]
     if words[0] == "longspan":
         words[0] = str(Path(sys.executable).with_name("longspan"))
+        if words[1] == "cost":
+            words += ["--seconds", "1"]  # of calibration
     if words[0] == "python":
         words[0] = sys.executable
         if words[1] == "train.py" and "--help" not in words:

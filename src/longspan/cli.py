@@ -3,18 +3,30 @@
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from longspan.command import set_up_logging, user_errors
+from longspan.command import quiet_lightning, set_up_logging, user_errors
 from longspan.errors import UserError
+
+if TYPE_CHECKING:
+    from longspan.compose import Cell
 
 app = typer.Typer(
     help="Longspan: hybrid encoders on long documents.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="as of train.py; values with commas are cells")
+]
+Documents = Annotated[
+    int | None, typer.Option(help="of train, to be read; 0 = all are of data.max_length")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 class Format(StrEnum):
@@ -42,6 +54,63 @@ def export(
     write = export_to_hf if to is Format.hf else export_to_longspan
     what = write(folder, output, read_results(run))
     typer.echo(f"{output}: {what}")
+
+
+@app.command()
+def cost(
+    overrides: Overrides = None,
+    documents: Documents = None,
+    seconds: Annotated[float, typer.Option(help="of calibration; 0 = none, no times")] = 20.0,
+    as_json: AsJson = False,
+) -> None:
+    """What configurations cost, before any training: operations, memory, time, largest batch."""
+    cells = _cells(overrides)
+    import json
+
+    from rich.console import Console
+
+    from longspan.forecast.forecast import forecast
+    from longspan.forecast.table import show
+
+    quiet_lightning()
+    forecasts, rates = forecast(cells, documents, seconds)
+    if as_json:
+        typer.echo(json.dumps([f.to_dict() for f in forecasts], indent=2))
+    else:
+        show(forecasts, rates, Console())
+
+
+@app.command()
+def reach(
+    overrides: Overrides = None,
+    documents: Documents = None,
+    output: Annotated[Path | None, typer.Option(help="PNG to draw")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How far information travels through windows, layers and global tokens; what it connects."""
+    cells = _cells(overrides)
+    import json
+
+    from rich.console import Console
+
+    from longspan.forecast.connected import measure_reach
+    from longspan.forecast.reach_picture import draw_reach, show_reach
+
+    found = measure_reach(cells, documents)
+    if as_json:
+        typer.echo(json.dumps([cell.to_dict() for cell in found], indent=2))
+    else:
+        show_reach(found, Console())
+    if output is not None:
+        draw_reach(found, output)
+        typer.echo(f"picture: {output}", err=True)
+
+
+def _cells(overrides: list[str] | None) -> "list[Cell]":
+    # loading torch takes seconds: a wrong command line is answered before that
+    from longspan.compose import compose_cells
+
+    return compose_cells(overrides or [])
 
 
 @app.command()

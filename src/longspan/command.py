@@ -39,7 +39,7 @@ def run_command(
     """
     set_up_logging()
     given = [_quoted(argument, paths) for argument in sys.argv[1:]]
-    sys.argv[1:] = _implied_choices(given, implied or {}) + given
+    sys.argv[1:] = implied_choices(given, implied or {}) + given
     # Hydra would print its own errors over several lines, and advice instead of our tracebacks
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
@@ -53,7 +53,8 @@ def run_command(
         raise
 
 
-def _implied_choices(given: Sequence[str], implied: Mapping[str, str]) -> list[str]:
+def implied_choices(given: Sequence[str], implied: Mapping[str, str]) -> list[str]:
+    """Choices of groups that go with fields on a command line, as of `run_command`."""
     fields = {argument.partition("=")[0] for argument in given}
     return [
         choice

@@ -133,7 +133,7 @@ class Predictor:
         pieces = []
         device = next(self.encoder.parameters()).device
         features = [feature for slices in encoded for feature in slices]
-        for features_of_batch in within_budget(features, self.config.data.tokens_per_batch):
+        for features_of_batch in within_budget(features, self.config.data.token_budget):
             batch = pack(features_of_batch).to(device)
             pieces += self.task.decode(self.head(self.encoder(batch), batch), batch)
         predictions = {prediction.id: prediction for prediction in self.task.merge(pieces)}

@@ -70,7 +70,8 @@ class DataConfig:
     max_length: int = 4096  # tokens of a document, special tokens included
     truncate: Literal["head", "tail", "head+tail"] = "head"  # which part is kept
     stride: int = 0  # tokens that consecutive slices of a document share (task=qa|multihop|choice)
-    tokens_per_batch: int = 16_384  # tokens of all documents of a batch together
+    tokens_per_batch: int | Literal["auto"] = 16_384  # tokens of all documents of a batch
+    # together; auto = the most that fit into memory, decided once as a run begins
     streaming: bool = False  # read train as it comes, never whole: task=mlm on large sources
     shuffle_buffer: int = 1000  # documents of a stream that are shuffled together
     held_out: int = 256  # documents of a stream's dev and test, cut from train where it has no dev
@@ -83,9 +84,15 @@ class DataConfig:
         """The files that are named, by split."""
         return {split: file for split, file in (self.files or {}).items() if file is not None}
 
+    @property
+    def token_budget(self) -> int:
+        """`tokens_per_batch` as a number."""
+        assert self.tokens_per_batch != "auto", "training decides before it reads this"
+        return self.tokens_per_batch
+
     def __post_init__(self) -> None:
         at_least(3, "data.max_length", self.max_length)
-        if self.tokens_per_batch < self.max_length:
+        if self.tokens_per_batch != "auto" and self.tokens_per_batch < self.max_length:
             raise UserError(
                 f"data.tokens_per_batch={self.tokens_per_batch} cannot hold one document of "
                 f"data.max_length={self.max_length} tokens; raise it or lower data.max_length"

@@ -102,7 +102,7 @@ class DocumentData(L.LightningDataModule):
         units = self._units("train")
         ranks = training_batches(
             self._lengths("train", units),
-            budget=self.config.data.tokens_per_batch,
+            budget=self.config.data.token_budget,
             seed=self.config.seed,
             # overfitting wants the same few batches every epoch
             epoch=0 if self.config.trainer.overfit_batches else epoch,
@@ -117,7 +117,7 @@ class DocumentData(L.LightningDataModule):
         features = self.splits[split]
         if not self.config.keeps_documents_whole:
             return [(row,) for row in range(len(features))]
-        budget = self.config.data.tokens_per_batch
+        budget = self.config.data.token_budget
         return whole_documents(features.lengths, features.documents(), budget)
 
     def _lengths(self, split: str, units: Sequence[tuple[int, ...]]) -> list[int]:
@@ -150,7 +150,7 @@ class DocumentData(L.LightningDataModule):
         if self.stream is not None:
             return None
         rows = [spec.rows for spec in self.batches_of_epoch(0, world_size=1)[0]]
-        budget = self.config.data.tokens_per_batch
+        budget = self.config.data.token_budget
         efficiency = packing_efficiency(rows, self.splits["train"].lengths, budget)
         log.info(
             "%d batches an epoch of at most %d tokens, %.1f%% filled",
@@ -168,7 +168,7 @@ class DocumentData(L.LightningDataModule):
             tokens: Counter[int] = Counter()
             for document, length in zip(features.documents(), features.lengths, strict=True):
                 tokens[document] += length
-            budget = self.config.data.tokens_per_batch
+            budget = self.config.data.token_budget
             parted = sum(total > budget for total in tokens.values())
             if parted:
                 log.warning(
@@ -215,7 +215,7 @@ class DocumentData(L.LightningDataModule):
         units = self._units(split)
         ranks = evaluation_batches(
             self._lengths(split, units),
-            budget=self.config.data.tokens_per_batch,
+            budget=self.config.data.token_budget,
             world_size=trainer.world_size,
         )
         ranks = spread(ranks, units)

@@ -83,6 +83,13 @@ def load_other(config: DataConfig, split: str) -> Dataset:
     return _chosen(load_splits(config, stratify=False), split, config)
 
 
+def is_local(config: DataConfig) -> bool:
+    """Whether the rows lie on this machine, so that nothing is fetched to read them."""
+    if config.local_files or config.path.startswith("embedded:"):
+        return True
+    return bool(config.path) and Path(config.path).exists()
+
+
 def _chosen(splits: dict[str, Dataset], split: str, config: DataConfig) -> Dataset:
     if split not in splits:
         raise UserError(f"split={split} is not there; {name_of(config)} has {', '.join(splits)}")

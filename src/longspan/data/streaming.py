@@ -99,7 +99,7 @@ class StreamedBatches(IterableDataset[PackedBatch]):
 
     def _batches(self) -> Iterator[PackedBatch]:
         generator = np.random.default_rng([self.config.seed, self.epoch])
-        enough = POOL_BATCHES * self.config.data.tokens_per_batch * self.world_size
+        enough = POOL_BATCHES * self.config.data.token_budget * self.world_size
         pool: list[Numbered] = []
         number = 0
         for features in self.stream.features(self.config, self.epoch):
@@ -114,7 +114,7 @@ class StreamedBatches(IterableDataset[PackedBatch]):
     ) -> Iterator[Any]:
         """Yield this rank's batches of the pool; return what goes to the next one."""
         lengths = [len(feature.input_ids) for _, feature in pool]
-        batches = pack_rows(lengths, range(len(pool)), self.config.data.tokens_per_batch)
+        batches = pack_rows(lengths, range(len(pool)), self.config.data.token_budget)
         batches = [batches[i] for i in generator.permutation(len(batches))]
         accumulate = self.config.trainer.accumulate_grad_batches
         whole = len(batches) // (self.world_size * accumulate) * self.world_size * accumulate

@@ -23,7 +23,7 @@ def check_adapters(config: Config) -> None:
         _import_peft(config.optim.lora.rank)
 
 
-def adapt(module: LongDocumentModule) -> None:
+def adapt(module: LongDocumentModule, announce: bool = True) -> None:
     """Freeze what shall not train and add the adapters, in place, as `module.config` says.
 
     The task head always trains in full. With `optim.lora.rank` the encoder trains its adapters
@@ -33,12 +33,16 @@ def adapt(module: LongDocumentModule) -> None:
     their own. Layers below `optim.freeze_layers` get no adapters.
 
     Call this when the weights are in place: their names are others afterwards.
+
+    Args:
+        module: with fresh or loaded weights.
+        announce: log what was done.
     """
     config = module.config
     said = _freeze(module)
     if config.optim.lora.rank:
         said.append(_add_lora(module))
-    if said:
+    if said and announce:
         sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
         trained, total = sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes)
         share = f"{trained:,} of {total:,} parameters train ({trained / total:.1%})"

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers.logger import DummyLogger
 
@@ -45,6 +46,7 @@ class Prepared:
         tokenizer: as loaded.
         splits: features of train, dev and test.
         stream: train, where it is not among the splits.
+        train_rows: documents of train, before any is left out for a sample; 0 of a stream.
         facts: what the report says about the data.
     """
 
@@ -53,11 +55,18 @@ class Prepared:
     tokenizer: PreTrainedTokenizerFast
     splits: dict[str, FeatureSet]
     stream: TrainingStream | None
+    train_rows: int
     facts: dict[str, Any]
 
 
-def prepare(config: Config) -> Prepared:
-    """Load, check and tokenise the data."""
+def prepare(config: Config, sample: int | None = None) -> Prepared:
+    """Load, check and tokenise the data.
+
+    Args:
+        config: the run.
+        sample: documents of train that are drawn for a look at them, and no other split;
+            None = everything, for a run.
+    """
     tokenizer = load_tokenizer(config.data.tokenizer or EMBEDDED_TOKENIZER)
     config = complete(config, len(tokenizer))
     give_token_types(tokenizer, config.model)
@@ -79,6 +88,10 @@ def prepare(config: Config) -> Prepared:
         label_cells(tables["train"], config.data.label_column) if has_names else ([], None)
     )
     task = new_task(config, cells, names, tokenizer)
+    train_rows = 0 if rows is not None else len(tables["train"])
+    if sample is not None:
+        train = tables["train"]
+        tables = {"train": train.shuffle(seed=0).select(range(min(sample, len(train))))}
     splits = {
         split: encode_split(
             table,
@@ -95,7 +108,7 @@ def prepare(config: Config) -> Prepared:
     stream = None if rows is None else TrainingStream(rows, encoder, task)
     if stream is not None:
         stream.check(config)
-    return Prepared(config, task, tokenizer, splits, stream, _facts(config, splits))
+    return Prepared(config, task, tokenizer, splits, stream, train_rows, _facts(config, splits))
 
 
 def complete(config: Config, vocab_size: int) -> Config:
@@ -164,6 +177,14 @@ def precision(config: Config) -> Any:
     if wanted != "auto":
         return wanted
     return "bf16-mixed" if bf16_in_hardware(config.trainer.accelerator) else "32-true"
+
+
+def autocast_dtype(config: Config) -> torch.dtype | None:
+    """Type of matrix products in training; None = float32."""
+    wanted = str(precision(config))
+    if wanted.startswith("bf16"):
+        return torch.bfloat16
+    return torch.float16 if wanted.startswith("16") else None
 
 
 def _facts(config: Config, splits: dict[str, FeatureSet]) -> dict[str, Any]:

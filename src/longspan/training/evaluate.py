@@ -174,7 +174,13 @@ def _other_data(trained: DataConfig, given: dict[str, Any]) -> DataConfig:
     if "path" in changes or "files" in changes:
         replaced = ("files", "name", "revision", "format", "split_column")
         changes = dict.fromkeys(replaced) | changes
-    return from_dict(DataConfig, to_dict(trained) | changes, "data")
+    data = from_dict(DataConfig, to_dict(trained) | changes, "data")
+    if data.tokens_per_batch == "auto":
+        raise UserError(
+            "data.tokens_per_batch=auto is decided by training; give a number, or drop it to take "
+            "the run's"
+        )
+    return data
 
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from longspan.checkpoint import save_model
 from longspan.config import Config
+from longspan.cost.machine import resident_bytes
 from longspan.data.datamodule import DocumentData
 from longspan.errors import UserError
 from longspan.pretrained.load import load_encoder, load_head
 from longspan.training import report
 from longspan.training.adapters import adapt, check_adapters, merged_state
+from longspan.training.budget import fill_in_budget, predicted
 from longspan.training.build import Prepared, build_trainer, check_trainer, prepare
 from longspan.training.callbacks import (
     InterruptionNotice,
@@ -51,6 +53,7 @@ def train(config: Config) -> dict[str, Any]:
     """
     folder = folder_of(config)
     folder.check_free(config)
+    config = folder.with_its_budget(config)
     if folder.is_finished and not config.overwrite:
         finished = folder.read_report()
         report.show(finished, folder.path)
@@ -60,16 +63,18 @@ def train(config: Config) -> dict[str, Any]:
     check_adapters(config)
     started = time.perf_counter()
     L.seed_everything(config.seed, workers=True, verbose=False)
-    prepared = prepare(config)
+    prepared = fill_in_budget(prepare(config))
+    config = replace(config, data=prepared.config.data)
     if config.checkpoint.patience is not None and "dev" not in prepared.splits:
         raise UserError(
             f"checkpoint.patience={config.checkpoint.patience} needs a dev split; drop it"
         )
+    process = resident_bytes()  # without the model
     module = _new_module(prepared)
     # from here on nothing is left that the user could have to mend: a folder is made, or emptied
     if rank_zero_only.rank == 0:
         folder.prepare(config)
-    return _train(prepared, module, folder, started)
+    return _train(prepared, module, folder, started, process)
 
 
 def _new_module(prepared: Prepared) -> LongDocumentModule:
@@ -84,7 +89,7 @@ def _new_module(prepared: Prepared) -> LongDocumentModule:
 
 
 def _train(
-    prepared: Prepared, module: LongDocumentModule, folder: RunFolder, started: float
+    prepared: Prepared, module: LongDocumentModule, folder: RunFolder, started: float, process: int
 ) -> dict[str, Any]:
     config, task = prepared.config, prepared.task
     data = DocumentData(config, prepared.splits, task, prepared.stream)
@@ -106,17 +111,21 @@ def _train(
         arguments["limit_val_batches"] = 0
     trainer = build_trainer(config, **arguments)
     module.num_steps = data.num_steps(trainer.world_size)
+    parameters = sum(weight.numel() for weight in merged_state(module).values())
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    forecast = predicted(prepared, parameters, trained, process)
     _fit(trainer, module, data, folder)
     facts = {
         "tokens_per_second": throughput.tokens_per_second,
         "peak_memory_bytes": peak_memory_bytes(),
         "seconds": time.perf_counter() - started,
-        "parameters": sum(weight.numel() for weight in merged_state(module).values()),
-        "trained_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
+        "parameters": parameters,
+        "trained_parameters": trained,
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "packing_efficiency": packing,
         "data": prepared.facts,
+        "predicted": forecast,
     }
     return _finish(trainer, module, data, prepared, folder, loggers, facts)
 

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,15 @@ class RunFolder:
                 "set name=… for a new folder, or overwrite=true to redo it here"
             )
 
+    def with_its_budget(self, config: Config) -> Config:
+        """The config, with the token budget that an earlier start of the run decided on."""
+        if config.data.tokens_per_batch != "auto" or config.overwrite:
+            return config
+        if not self.config_file.exists():
+            return config
+        recorded = self.read_config().data.tokens_per_batch
+        return replace(config, data=replace(config.data, tokens_per_batch=recorded))
+
     def prepare(self, config: Config) -> None:
         """Make the folder and write the config; empty it first where it is to be overwritten.
 
@@ -189,6 +198,8 @@ def write_text(file: Path, text: str) -> None:
 def differing_fields(old: Config, new: Config) -> list[str]:
     """`field: old → new` for every field that changes what a run computes."""
     before, after = _flat(to_dict(old)), _flat(to_dict(new))
+    if new.data.tokens_per_batch == "auto":  # `old` has the number that it came to
+        after["data.tokens_per_batch"] = before["data.tokens_per_batch"]
     return [
         f"{field}: {before.get(field)} → {after.get(field)}"
         for field in sorted(before.keys() | after.keys())

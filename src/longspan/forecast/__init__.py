@@ -1,0 +1,1 @@
+"""`longspan cost` and `longspan reach`: what the cells of a sweep cost and connect, untrained."""

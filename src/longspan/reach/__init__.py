@@ -1,0 +1,1 @@
+"""How far information travels: by a rule, and exactly, by gradient."""

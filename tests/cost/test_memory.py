@@ -1,0 +1,151 @@
+"""The formulas against what autograd saves, and against all that a training step allocates."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from torch.profiler import ProfilerActivity, profile
+
+from longspan.attention import api
+from longspan.config import Config, MaskedLMConfig
+from longspan.cost.memory import AUTO_BACKEND, TrainingMemory, block_matrices
+from longspan.forecast.steps import random_batch
+from longspan.known_tasks import known_task
+from longspan.model.layers import Block
+from longspan.training.module import LongDocumentModule
+
+LENGTHS = [500, 300, 224]
+SHAPES = [
+    {},
+    {"num_layers": 1},
+    {"window": 64},
+    {"window": None},
+    {"window": (16, None)},
+    {"norm_position": "post", "positions": "learned", "max_positions": 500},
+    {"mlp": "geglu", "norm": "rmsnorm", "norm_bias": False},
+    {"hidden_dropout": 0.0},
+    {"num_kv_heads": 2},
+    {"gradient_checkpointing": True, "num_layers": 4},
+]
+HALF = [pytest.param(False, id="float32"), pytest.param(True, id="bf16")]
+
+
+@pytest.fixture
+def make_step(make_documents, tokenizers):
+    """Make a training step, without the optimiser, and the memory that is expected of it."""
+
+    def make(config, half, num_globals=1):
+        task = known_task(config, ["war", "peace"], None, tokenizers["embedded"])
+        module = LongDocumentModule(config, task)
+        documents = make_documents(LENGTHS, num_globals)
+        batch = random_batch(config, task, documents)
+
+        def forward():
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                return task.loss(module(batch), batch).sum()
+
+        memory = TrainingMemory(config, documents, 0, 0, half=half).at(sum(LENGTHS))
+        return module, forward, memory
+
+    return make
+
+
+def saved_bytes(module, forward):
+    """Of the distinct storages that backward will read, parameters apart."""
+    own = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    kept = {}
+
+    def pack(x):
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = (storage.nbytes(), x)  # kept alive: no address comes twice
+        return x
+
+    with saved_tensors_hooks(pack, lambda x: x):
+        forward()
+    return sum(size for size, _ in kept.values())
+
+
+def peak_bytes(call):
+    """The most that is allocated at once during the call, beyond what was before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+@pytest.mark.parametrize("half", HALF)
+@pytest.mark.parametrize("num_globals", [0, 1])
+@pytest.mark.parametrize("shape", SHAPES[:-1], ids=str)
+def test_what_backward_needs_is_what_autograd_saves(
+    shape, num_globals, half, make_small, make_step
+):
+    module, forward, memory = make_step(make_small(**shape), half, num_globals)
+    # what a head of a few numbers a document saves is not counted
+    expected = memory.activations + memory.attention + memory.weights
+    assert saved_bytes(module, forward) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("half", HALF)
+@pytest.mark.parametrize("shape", [{}, {"num_layers": 1}, {"window": None}, SHAPES[-1]], ids=str)
+def test_the_peak_is_what_a_step_allocates(shape, half, make_small, make_step):
+    _, forward, memory = make_step(make_small(**shape), half)
+    forward().backward()  # gradients are there before
+    found = peak_bytes(lambda: forward().backward())
+    rel = 0.25 if shape.get("gradient_checkpointing") else 0.15
+    assert found == pytest.approx(memory.total, rel=rel)
+
+
+@pytest.mark.parametrize("half", HALF)
+def test_logits_over_a_vocabulary(half, make_small, make_step, tokenizers):
+    vocab_size = len(tokenizers["embedded"])
+    model = make_small(vocab_size=vocab_size, num_layers=1).model
+    config = Config(model=model, task=MaskedLMConfig())
+    _, forward, memory = make_step(config, half)
+    forward().backward()
+    found = peak_bytes(lambda: forward().backward())
+    # the embedding's gradient is made anew and added to the one of the step before
+    assert memory.logits > memory.total / 2
+    assert found == pytest.approx(memory.total + 4 * vocab_size * 64, rel=0.15)
+
+
+def test_a_square_of_scores_is_expected_of_the_oracle(make_small, make_step):
+    config = make_small(attention_backend="reference", num_layers=1)
+    _, forward, memory = make_step(config, half=False)
+    forward().backward()
+    found = peak_bytes(lambda: forward().backward())
+    assert found == pytest.approx(memory.total, rel=0.3)
+
+
+def test_weights_gradients_and_moments(make_small, make_documents):
+    memory = TrainingMemory(make_small(), make_documents([50]), 1000, 400).at(50)
+    assert (memory.weights, memory.gradients, memory.optimizer) == (4000, 1600, 3200)
+    parts = [getattr(memory, name) for name in vars(memory)]
+    assert memory.total == sum(parts)
+
+
+def test_frozen_layers_save_nothing(make_small, make_documents):
+    config = make_small(num_layers=4)
+    frozen = replace(config, optim=replace(config.optim, freeze_layers=3))
+    whole, top = (
+        TrainingMemory(c, make_documents(LENGTHS), 0, 0).at(1024) for c in (config, frozen)
+    )
+    one = TrainingMemory(make_small(num_layers=1), make_documents(LENGTHS), 0, 0).at(1024)
+    assert top.activations == one.activations < whole.activations
+    assert top.attention == one.attention < whole.attention
+
+
+@pytest.mark.parametrize("shape", [{}, {"num_kv_heads": 1}, {"global_projections": "separate"}])
+def test_matrices_of_a_block(shape, make_small):
+    model = make_small(**shape).model
+    matrices = [p.numel() for p in Block(model).parameters() if p.ndim == 2]
+    assert block_matrices(model) == sum(matrices)
+
+
+def test_the_backend_that_is_expected_is_the_one_that_is_chosen():
+    assert api._choose("auto") == AUTO_BACKEND
