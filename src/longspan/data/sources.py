@@ -14,13 +14,15 @@ import datasets
 from datasets import Dataset
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 
-from longspan.config import DataConfig
+from longspan.config import DataConfig, NeedleConfig
+from longspan.data.needle import make_needles
 from longspan.data.splits import cut_missing_splits, split_by_column
 from longspan.data.squad import is_squad, read_squad
 from longspan.embedded import embedded_path
 from longspan.errors import UserError
 
 FORMATS = {".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+NEEDLE = "embedded:needle"
 TEXT_SUFFIXES = (".txt", ".md")
 # pandas reads "NA", "None" and "null" as missing, but they are names of classes too
 READ_OPTIONS = {"csv": {"keep_default_na": False, "na_values": [""]}}
@@ -43,6 +45,8 @@ def load_splits(config: DataConfig, stratify: bool) -> dict[str, Dataset]:
             "data.path='' names no data; set data.path=<file, folder or hub id> or "
             "data.files.train=<file>"
         )
+    if config.path == NEEDLE and not config.local_files:
+        return _needles(config)
     if config.split_column is not None:
         if config.local_files:
             raise UserError(
@@ -84,6 +88,17 @@ def _chosen(splits: dict[str, Dataset], split: str, config: DataConfig) -> Datas
     if split not in splits:
         raise UserError(f"split={split} is not there; {name_of(config)} has {', '.join(splits)}")
     return splits[split]
+
+
+def _needles(config: DataConfig) -> dict[str, Dataset]:
+    """Questions made over the embedded addresses; splits without any are left out."""
+    table = _load_table(embedded_path("embedded:sotu") / "sotu.parquet", config)
+    texts = {
+        split: [(row["id"], row["text"]) for row in table if row["split"] == split]
+        for split in ("train", "dev", "test")
+    }
+    made = make_needles(texts, config.needle or NeedleConfig())
+    return {split: Dataset.from_list(rows) for split, rows in made.items() if rows}
 
 
 def _load_path(config: DataConfig) -> dict[str, Dataset]:
