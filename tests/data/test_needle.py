@@ -217,6 +217,7 @@ def test_lengths_that_cannot_be_made(addresses, fields, message):
         ({"depths": [50, 50]}, r"needle.depths=\[50, 50\] must list different"),
         ({"depths": [101]}, "needle.depths: 101 must lie in"),
         ({"test": [1]}, r"needle.test=\[1\] must give a number for each"),
+        ({"train": [0, 0, 0, 0]}, r"needle.train=\[0, 0, 0, 0\] leaves nothing"),
         ({"facts": 0}, "needle.facts=0"),
         ({"facts": 65}, "needle.facts=65"),
         ({"factz": 4}, "did you mean needle.facts"),

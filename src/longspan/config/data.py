@@ -75,6 +75,10 @@ class NeedleConfig:
                 )
             for number in given:
                 at_least(0, f"data.needle.{split}", number)
+        if not sum(self.train):
+            raise UserError(
+                f"data.needle.train={list(self.train)} leaves nothing to train on; raise a number"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +152,11 @@ class DataConfig:
         at_least(0, "data.num_workers", self.num_workers)
         at_least(1, "data.shuffle_buffer", self.shuffle_buffer)
         at_least(0, "data.held_out", self.held_out)
+        if self.streaming and self.shortest_first:
+            raise UserError(
+                "data.shortest_first=true needs the lengths of all documents, which a stream does "
+                "not tell; set it to false"
+            )
         if self.streaming and self.num_workers > 1:
             raise UserError(
                 f"data.num_workers={self.num_workers}: a stream is read by one process; set 0 or 1"

@@ -46,8 +46,8 @@ def load_splits(config: DataConfig, stratify: bool) -> dict[str, Dataset]:
             "data.files.train=<file>"
         )
     if config.path == NEEDLE and not config.local_files:
-        return _needles(config)
-    if config.split_column is not None:
+        splits = _needles(config)
+    elif config.split_column is not None:
         if config.local_files:
             raise UserError(
                 f"data.split_column={config.split_column} reads the splits of one table, but "
