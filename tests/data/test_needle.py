@@ -84,7 +84,7 @@ def test_an_answer_stands_where_it_starts_and_nowhere_else(needles):
     for row in all_rows(needles):
         (answer,), (start,) = row["answers"]["text"], row["answers"]["answer_start"]
         assert row["text"][start : start + len(answer)] == answer
-        assert row["text"].count(answer) == 1
+        assert len(re.findall(rf"\b{answer}\b", row["text"], re.IGNORECASE)) == 1
 
 
 def test_every_cell_of_the_grid_has_as_many_questions(needles):

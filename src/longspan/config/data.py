@@ -46,7 +46,7 @@ class NeedleConfig:
 
     lengths: tuple[int, ...] = (256, 512, 1024, 2048)  # tokens of question and document, nearly
     depths: tuple[int, ...] = (0, 25, 50, 75, 100)  # per cent of the document before the fact
-    train: tuple[int, ...] = (1200, 120, 60, 60)  # questions of each length
+    train: tuple[int, ...] = (2400, 120, 60, 60)  # questions of each length
     dev: tuple[int, ...] = (10, 10, 10, 10)
     test: tuple[int, ...] = (50, 50, 50, 100)
     facts: int = 4  # in a document; one of them is asked about

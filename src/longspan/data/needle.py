@@ -22,7 +22,10 @@ WORD = re.compile(r"\w+|[^\w\s]")
 TOKENS_PER_WORD = 1.08
 # the longest ones; the special tokens are counted with the question
 FACT_TOKENS, QUESTION_TOKENS = 20, 17
-SENTENCE = re.compile(r".+?(?:[.!?;:]['\"”’)]*(?=\s)|\n|\Z)\s*", re.DOTALL)
+# up to a full stop, not that of an initial or a title, or the end of the line
+SENTENCE = re.compile(
+    r""".+?(?:(?<!\b[A-Z])(?<!\b(?:Mr|Dr|St))(?<!\bMrs)[.!?]['"”’)]*(?=\s)|\n|\Z)\s*""", re.DOTALL
+)
 ID = re.compile(r"needle-(\d+)-(\d+)-\d+")
 
 
@@ -118,17 +121,14 @@ def _passage(address: Address, room: float, generator: np.random.Generator) -> l
     ends = address.tokens.cumsum()
     starts = ends - address.tokens
     last_start = np.searchsorted(starts, ends[-1] - room, side="right")  # room behind it is filled
-    fitting = [
-        (first, stop)
-        for first in range(max(1, int(last_start)))
-        if (stop := int(np.searchsorted(ends, starts[first] + room, side="right"))) > first
-    ]
-    if not fitting:
+    stops = np.searchsorted(ends, starts[: max(1, last_start)] + room, side="right")
+    fitting = (stops > np.arange(len(stops))).nonzero()[0]
+    if not len(fitting):
         return []
     # sentences can be long: of a few places, the one that fills the room best
-    tried = [fitting[i] for i in generator.integers(len(fitting), size=8)]
-    first, stop = max(tried, key=lambda span: ends[span[1] - 1] - starts[span[0]])
-    return address.sentences[first:stop]
+    tried = fitting[generator.integers(len(fitting), size=8)]
+    first = tried[(ends[stops[tried] - 1] - starts[tried]).argmax()]
+    return address.sentences[first : stops[first]]
 
 
 def _insert(

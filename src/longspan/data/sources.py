@@ -93,8 +93,9 @@ def _chosen(splits: dict[str, Dataset], split: str, config: DataConfig) -> Datas
 def _needles(config: DataConfig) -> dict[str, Dataset]:
     """Questions made over the embedded addresses; splits without any are left out."""
     table = _load_table(embedded_path("embedded:sotu") / "sotu.parquet", config)
+    rows = list(zip(table["split"][:], table["id"][:], table["text"][:], strict=True))
     texts = {
-        split: [(row["id"], row["text"]) for row in table if row["split"] == split]
+        split: [(id, text) for owner, id, text in rows if owner == split]
         for split in ("train", "dev", "test")
     }
     made = make_needles(texts, config.needle or NeedleConfig())
