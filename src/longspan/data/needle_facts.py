@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice, product
+from itertools import product
 
 import numpy as np
 
@@ -224,6 +224,9 @@ def _draw(
     pool: Sequence[str], number: int, passage: str, generator: np.random.Generator
 ) -> list[str]:
     """So many different ones that do not stand in the passage, or as many as there are."""
-    shuffled = (pool[place] for place in generator.permutation(len(pool)).tolist())
-    free = (n for n in shuffled if not re.search(rf"\b{n}\b", passage, re.IGNORECASE))
-    return list(islice(free, number))
+    drawn: list[str] = []
+    order: list[int] = generator.permutation(len(pool)).tolist()
+    for place in order:
+        if len(drawn) < number and not re.search(rf"\b{pool[place]}\b", passage, re.IGNORECASE):
+            drawn.append(pool[place])
+    return drawn
