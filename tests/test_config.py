@@ -108,6 +108,7 @@ def test_the_defaults_are_a_valid_run():
             {"data": {"streaming": True}, "task": {"name": "mlm"}},
             ["data.streaming=true", "trainer.max_steps"],
         ),
+        ({"data": {"streaming": True, "shortest_first": True}}, ["data.shortest_first=true"]),
         ({"data": {"streaming": True, "num_workers": 2}}, ["data.num_workers=2", "one process"]),
         ({"data": {"shuffle_buffer": 0}}, ["data.shuffle_buffer=0", "1 or more"]),
         ({"task": {"name": "mlm", "masked_share": 0}}, ["task.masked_share=0.0", "(0, 1)"]),

@@ -25,6 +25,8 @@ ELSEWHERE = {
     "make test": "this is it",
     "source .venv/bin/activate": "done by running the same interpreter",
     "python train.py experiment=minilm_long_era": "tests/test_commands.py, both parts shortened",
+    "make needle": "tests/test_needle_qa.py, made small",
+    "python benchmarks/needle.py": "tests/benchmarks/test_needle.py",
     "python benchmarks/quality.py": "tests/benchmarks/test_quality.py",
     "python benchmarks/read_far.py": "tests/benchmarks/test_read_far.py",
 }

@@ -83,6 +83,9 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 def _convert_union(members: tuple[Any, ...], hint: Any, value: Any, path: str) -> Any:
     if isinstance(value, dict) and all(is_dataclass(member) for member in members):
         return _convert_variant(members, value, path)
+    variants: list[Any] = [member for member in members if is_dataclass(member)]
+    if isinstance(value, dict) and len(variants) == 1:  # or null: what is wrong stands inside
+        return from_dict(variants[0], value, path)
     # an exact match wins over a widening one: 1 stays an int in `int | float`
     for member in members:
         if isinstance(member, type) and type(value) is member:

@@ -1,5 +1,6 @@
 """Which documents share a batch: every document once, the budget kept, all ranks alike."""
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -45,6 +46,29 @@ def check_epoch(ranks, lengths, budget, world_size):
 def test_every_document_once_an_epoch_within_the_budget(lengths, budget, seed, epoch, world_size):
     ranks = training_batches(lengths, budget=budget, seed=seed, epoch=epoch, world_size=world_size)
     check_epoch(ranks, lengths, budget, world_size)
+
+
+@given(lengths=LENGTHS, budget=BUDGET, seed=SEED, epoch=st.integers(0, 5), world_size=RANKS)
+def test_a_curriculum_holds_every_document_once(lengths, budget, seed, epoch, world_size):
+    ranks = training_batches(
+        lengths, budget=budget, seed=seed, epoch=epoch, world_size=world_size, shortest_first=True
+    )
+    check_epoch(ranks, lengths, budget, world_size)
+
+
+@given(lengths=LENGTHS, budget=BUDGET, seed=SEED)
+def test_documents_of_a_curriculum_get_longer(lengths, budget, seed):
+    (rank,) = training_batches(lengths, budget=budget, seed=seed, epoch=0, shortest_first=True)
+    powers = [math.ceil(math.log2(lengths[row])) for spec in rank for row in spec.rows]
+    assert powers == sorted(powers)
+
+
+def test_a_curriculum_differs_between_epochs_and_seeds():
+    orders = [
+        training_batches([50] * 40, budget=100, seed=seed, epoch=epoch, shortest_first=True)
+        for seed, epoch in ((0, 0), (0, 1), (1, 0))
+    ]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
 @given(lengths=LENGTHS, budget=BUDGET, world_size=RANKS)

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from longspan.config import ClassificationConfig
+from longspan.config import ClassificationConfig, QAConfig
+from longspan.tasks import qa_decoding
 from longspan.tasks.classification import Classification, Prediction
+from longspan.tasks.qa import QuestionAnswering
 from longspan.training import figures
 from longspan.training.figures import draw_figures
 
@@ -74,3 +76,38 @@ def test_the_matrix_counts_gold_in_rows_and_predictions_in_columns(monkeypatch):
     shown = {tuple(map(int, text.get_position())): text.get_text() for text in axes.texts}
     assert shown == {(0, 0): "1", (1, 0): "2", (1, 1): "1"}  # (column, row)
     np.testing.assert_allclose(axes.images[0].get_array(), [[1 / 3, 2 / 3], [0, 1]])
+
+
+def answer(id, predicted):
+    return qa_decoding.Prediction(
+        id=id,
+        question="which",
+        gold=["rye"],
+        predicted=predicted,
+        start=0,
+        end=3,
+        probability=1.0,
+        null_score_difference=0.0,
+        best=predicted,
+        length=200,
+        tokens_cut=0,
+        loss=0.0,
+    )
+
+
+def test_needles_have_a_heat_map_of_exact_match(tmp_path):
+    task = QuestionAnswering(QAConfig())
+    rows = [answer("needle-256-0-0", "rye"), answer("needle-256-0-2", "oats"),
+            answer("needle-512-50-1", "rye")]  # fmt: skip
+    cells = figures.by_length_and_depth(task, rows)
+    assert cells == {(256, 0): 0.5, (512, 50): 1.0}
+    axes = figures.heat_map(cells).axes[0]
+    shown = {tuple(map(int, text.get_position())): text.get_text() for text in axes.texts}
+    assert shown == {(0, 0): "0.50", (1, 1): "1.00"}  # (column, row): length, depth
+    files = draw_figures(task, rows, tmp_path)
+    assert_picture(files["exact_match_by_length_and_depth"])
+
+
+def test_other_questions_have_none(tmp_path):
+    files = draw_figures(QuestionAnswering(QAConfig()), [answer("a", "rye")], tmp_path)
+    assert set(files) == {"f1_by_length"}

@@ -4,7 +4,7 @@
 the result to a frozen `Config`, and nothing below sees anything else.
 """
 
-from longspan.config.data import DataConfig, GlobalsConfig
+from longspan.config.data import DataConfig, GlobalsConfig, NeedleConfig
 from longspan.config.model import ModelConfig, Window
 from longspan.config.run import Config, EvalConfig
 from longspan.config.tasks import (
@@ -38,6 +38,7 @@ __all__ = [
     "MaskedLMConfig",
     "ModelConfig",
     "MultiHopConfig",
+    "NeedleConfig",
     "OptimConfig",
     "QAConfig",
     "TaskConfig",

@@ -37,6 +37,50 @@ class GlobalsConfig:
                 ) from error
 
 
+MAX_FACTS = 16  # needles about four places at most, of four kinds
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeedleConfig:
+    """data.path=embedded:needle: questions about facts set into the embedded addresses."""
+
+    lengths: tuple[int, ...] = (256, 512, 1024, 2048)  # tokens of question and document, nearly
+    depths: tuple[int, ...] = (0, 25, 50, 75, 100)  # per cent of the document before the fact
+    train: tuple[int, ...] = (2400, 120, 60, 60)  # questions of each length
+    dev: tuple[int, ...] = (10, 10, 10, 10)
+    test: tuple[int, ...] = (50, 50, 50, 100)
+    facts: int = 4  # in a document; one of them is asked about
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(1, "data.needle.facts", self.facts)
+        if self.facts > MAX_FACTS:
+            raise UserError(f"data.needle.facts={self.facts} exceeds {MAX_FACTS}; lower it")
+        at_least(0, "data.needle.seed", self.seed)
+        for name in ("lengths", "depths"):
+            if len(set(getattr(self, name))) < max(1, len(getattr(self, name))):
+                raise UserError(
+                    f"data.needle.{name}={list(getattr(self, name))} must list "
+                    "different numbers, at least one"
+                )
+        for depth in self.depths:
+            if not 0 <= depth <= 100:
+                raise UserError(f"data.needle.depths: {depth} must lie in [0, 100], in per cent")
+        for split in ("train", "dev", "test"):
+            given = getattr(self, split)
+            if len(given) != len(self.lengths):
+                raise UserError(
+                    f"data.needle.{split}={list(given)} must give a number for each of "
+                    f"data.needle.lengths={list(self.lengths)}"
+                )
+            for number in given:
+                at_least(0, f"data.needle.{split}", number)
+        if not sum(self.train):
+            raise UserError(
+                f"data.needle.train={list(self.train)} leaves nothing to train on; raise a number"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where the documents come from, how they become tokens and batches."""
@@ -65,6 +109,7 @@ class DataConfig:
     facts_column: str = "supporting_facts"  # task=multihop: titles and sentence numbers, if any
     section_separator: str = "\n\n"
     label_column: str = "label"
+    needle: NeedleConfig | None = None  # of data.path=embedded:needle; null = its defaults
     tokenizer: str | None = None  # embedded:<name>, a folder, a hub id; null = the pretrained
     # model's own, or embedded:sotu from scratch
     max_length: int = 4096  # tokens of a document, special tokens included
@@ -72,6 +117,7 @@ class DataConfig:
     stride: int = 0  # tokens that consecutive slices of a document share (task=qa|multihop|choice)
     tokens_per_batch: int | Literal["auto"] = 16_384  # tokens of all documents of a batch
     # together; auto = the most that fit into memory, decided once as a run begins
+    shortest_first: bool = False  # an epoch goes from short documents to long ones (curriculum)
     streaming: bool = False  # read train as it comes, never whole: task=mlm on large sources
     shuffle_buffer: int = 1000  # documents of a stream that are shuffled together
     held_out: int = 256  # documents of a stream's dev and test, cut from train where it has no dev
@@ -122,6 +168,11 @@ class DataConfig:
         at_least(0, "data.num_workers", self.num_workers)
         at_least(1, "data.shuffle_buffer", self.shuffle_buffer)
         at_least(0, "data.held_out", self.held_out)
+        if self.streaming and self.shortest_first:
+            raise UserError(
+                "data.shortest_first=true needs the lengths of all documents, which a stream does "
+                "not tell; set it to false"
+            )
         if self.streaming and self.num_workers > 1:
             raise UserError(
                 f"data.num_workers={self.num_workers}: a stream is read by one process; set 0 or 1"

@@ -62,6 +62,7 @@ def training_batches(
     world_size: int = 1,
     accumulate: int = 1,
     weight: Weight = one,
+    shortest_first: bool = False,
 ) -> list[list[BatchSpec]]:
     """One epoch: every document once.
 
@@ -72,12 +73,16 @@ def training_batches(
         world_size: ranks; each gets the same number of batches.
         accumulate: batches a rank adds up before it steps.
         weight: of a document of so many tokens in the loss.
+        shortest_first: documents get longer over the epoch, those of like length in random order.
 
     Returns:
         the batches of each rank, in order.
     """
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(len(lengths))
+    if shortest_first:
+        batches = even(pack_ascending(lengths, order, budget), lengths, world_size)
+        return deal(batches, [weight(n) for n in lengths], world_size, accumulate)
     pool_size = max(1, POOL_BATCHES * budget * len(lengths) // max(1, sum(lengths)))
     batches: list[list[int]] = []
     for start in range(0, len(order), pool_size):
@@ -85,6 +90,27 @@ def training_batches(
     batches = [batches[i] for i in generator.permutation(len(batches))]
     batches = even(batches, lengths, world_size)
     return deal(batches, [weight(n) for n in lengths], world_size, accumulate)
+
+
+def pack_ascending(lengths: Sequence[int], order: np.ndarray, budget: int) -> list[list[int]]:
+    """Batches whose documents get longer from one to the next.
+
+    Args:
+        lengths: tokens of each document.
+        order: of the rows, which documents of like length keep.
+        budget: tokens a batch.
+    """
+    tokens = np.asarray(lengths)[order]
+    # like = within a power of two; an exact order would give all epochs the same batches
+    batches: list[list[int]] = []
+    left = 0
+    for row in order[np.argsort(np.ceil(np.log2(tokens)), kind="stable")].tolist():
+        if not batches or lengths[row] > left:
+            batches.append([])
+            left = budget
+        batches[-1].append(row)
+        left -= lengths[row]
+    return batches
 
 
 def evaluation_batches(

@@ -109,6 +109,7 @@ class DocumentData(L.LightningDataModule):
             world_size=world_size,
             accumulate=self.config.trainer.accumulate_grad_batches,
             weight=self.task.weight,
+            shortest_first=self.config.data.shortest_first,
         )
         return spread(ranks, units)
 

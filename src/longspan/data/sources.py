@@ -14,14 +14,16 @@ import datasets
 from datasets import Dataset
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 
-from longspan.config import DataConfig
+from longspan.config import DataConfig, NeedleConfig
 from longspan.data.formats.read import read_table
+from longspan.data.needle import make_needles
 from longspan.data.splits import cut_missing_splits, split_by_column
 from longspan.data.squad import is_squad, read_squad
 from longspan.embedded import embedded_path
 from longspan.errors import UserError
 
 FORMATS = {".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+NEEDLE = "embedded:needle"
 TEXT_SUFFIXES = (".txt", ".md")
 # pandas reads "NA", "None" and "null" as missing, but they are names of classes too
 READ_OPTIONS = {"csv": {"keep_default_na": False, "na_values": [""]}}
@@ -44,7 +46,9 @@ def load_splits(config: DataConfig, stratify: bool) -> dict[str, Dataset]:
             "data.path='' names no data; set data.path=<file, folder or hub id> or "
             "data.files.train=<file>"
         )
-    if config.split_column is not None:
+    if config.path == NEEDLE and not config.local_files:
+        splits = _needles(config)
+    elif config.split_column is not None:
         if config.local_files:
             raise UserError(
                 f"data.split_column={config.split_column} reads the splits of one table, but "
@@ -94,6 +98,18 @@ def _chosen(splits: dict[str, Dataset], split: str, config: DataConfig) -> Datas
     if split not in splits:
         raise UserError(f"split={split} is not there; {name_of(config)} has {', '.join(splits)}")
     return splits[split]
+
+
+def _needles(config: DataConfig) -> dict[str, Dataset]:
+    """Questions made over the embedded addresses; splits without any are left out."""
+    table = _load_table(embedded_path("embedded:sotu") / "sotu.parquet", config)
+    rows = list(zip(table["split"][:], table["id"][:], table["text"][:], strict=True))
+    texts = {
+        split: [(id, text) for owner, id, text in rows if owner == split]
+        for split in ("train", "dev", "test")
+    }
+    made = make_needles(texts, config.needle or NeedleConfig())
+    return {split: Dataset.from_list(rows) for split, rows in made.items() if rows}
 
 
 def _load_path(config: DataConfig) -> dict[str, Dataset]:

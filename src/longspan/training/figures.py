@@ -1,12 +1,14 @@
-"""Pictures of an evaluation: confusion matrix, and the main metric by length and by depth."""
+"""Pictures of an evaluation: confusion matrix, main metric by length and by depth, needles."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from longspan.data.needle import cell_of
 from longspan.training.module import Task
 from longspan.training.report import by_depth, by_length
 
@@ -28,11 +30,48 @@ def draw_figures(task: Task, predictions: Sequence[Any], folder: Path) -> dict[s
     known = [p for p in predictions if isinstance(p.gold, str)] if has_classes else []
     if known:
         figures["confusion_matrix"] = _confusion_matrix(task.labels, known)
+    needles = by_length_and_depth(task, predictions)
+    if needles:
+        figures["exact_match_by_length_and_depth"] = heat_map(needles)
     files = {}
     for name, figure in figures.items():
         files[name] = folder / f"{name}.png"
         figure.savefig(files[name], dpi=120)
     return files
+
+
+def by_length_and_depth(task: Task, predictions: Sequence[Any]) -> dict[tuple[int, int], float]:
+    """Exact match of the needles at each (length, depth); nothing for other questions."""
+    cells: dict[tuple[int, int], list[Any]] = defaultdict(list)
+    for prediction in predictions:
+        cell = cell_of(prediction.id)
+        if cell is not None:
+            cells[cell].append(prediction)
+    metrics = {cell: task.metrics(chosen) for cell, chosen in cells.items()}
+    return {cell: m["exact_match"] for cell, m in metrics.items() if "exact_match" in m}
+
+
+def heat_map(cells: Mapping[tuple[int, int], float]) -> Figure:
+    """Exact match over length, to the right, and depth, downwards.
+
+    Args:
+        cells: (length in tokens, depth in per cent) to exact match; some may be missing.
+    """
+    lengths, depths = (sorted({cell[axis] for cell in cells}) for axis in (0, 1))
+    grid = np.array([[cells.get((n, d), np.nan) for n in lengths] for d in depths])
+    size = (2.6 + 0.9 * len(lengths), 1.8 + 0.5 * len(depths))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(grid, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths])
+    axes.set_yticks(range(len(depths)), [f"{depth} %" for depth in depths])
+    axes.set(xlabel="tokens of question and document", ylabel="depth of the fact")
+    for (row, column), value in np.ndenumerate(grid):
+        if not np.isnan(value):
+            color = "white" if value < 0.6 else "black"
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=color)
+    figure.colorbar(image, label="exact match")
+    return figure
 
 
 def _by_length(metric: str, rows: list[dict[str, Any]]) -> Figure:
