@@ -81,6 +81,11 @@ def test_the_defaults_are_a_valid_run():
             {"task": {"name": "qa", "max_answer_length": 0}},
             ["task.max_answer_length=0", "1 or more"],
         ),
+        ({"task": {"name": "qa", "temperature": 0}}, ["task.temperature=0.0", "above 0"]),
+        (
+            {"task": {"name": "qa", "null_threshold": "best"}},
+            ["task.null_threshold='best'", "a number, or auto, or null"],
+        ),
         (
             {"task": {"name": "qa", "head_norm": True}},
             ["task.head_norm=True", "task.head_activation=null"],

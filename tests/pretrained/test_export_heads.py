@@ -155,6 +155,7 @@ def test_logits_are_the_same_without_our_code(name: str, task: str, tmp_path: Pa
     [
         (POST_NORM, QAConfig(head_activation="tanh"), "task.head_activation=tanh"),
         (MODERN, QAConfig(), "task.head_activation=None"),
+        (MODELS["Bert"], QAConfig(answerability="head"), "task.answerability=head"),
         (
             MODERN,
             QAConfig(head_activation="gelu", head_norm=True, head_bias=True),

@@ -6,11 +6,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from longspan.config import EvalConfig
+from longspan.checkpoint import read_model
+from longspan.config import EvalConfig, QAConfig
 from longspan.errors import UserError
 from longspan.predict import load_predictor
+from longspan.pretrained.load import load_head
+from longspan.tasks.qa_head import span_head
 from longspan.training.evaluate import evaluate
 from longspan.training.run import train
 
@@ -82,6 +86,22 @@ def test_what_is_fitted_to_dev_is_saved_with_the_model(make_run, option):
     predictor = load_predictor(folder)
     assert predictor.task.decision.null_threshold == fitted["null_threshold"]
     assert predictor.task.decision.temperature == fitted["temperature"]
+
+
+def test_a_head_takes_what_a_model_without_answerability_has(make_run):
+    folder, _ = make_run("slice")
+    model = read_model(folder / "model")[0].model
+    torch.manual_seed(0)
+    head = span_head(model, QAConfig(answerability="head"))
+    before = head.answerable.weight.clone()
+    assert load_head(head, "qa", str(folder / "model"))
+    state = read_model(folder / "model")[2]
+    assert torch.equal(head.out.weight, state["head.out.weight"])
+    assert torch.equal(head.answerable.weight, before)  # that starts fresh
+    folder, _ = make_run("document")
+    assert load_head(head, "qa", str(folder / "model"))
+    state = read_model(folder / "model")[2]
+    assert torch.equal(head.answerable.weight, state["head.answerable.weight"])
 
 
 def test_numbers_are_left_as_they_are(make_run):

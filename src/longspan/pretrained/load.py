@@ -205,9 +205,8 @@ def load_head(head: nn.Module, task: str, pretrained: str) -> bool:
     names = head.state_dict()
     wanted = expand(family.heads.get(task, {}), ())
     found, _ = gather_weights({n: p for n, p in wanted.items() if n in names}, theirs)
-    # what few models have: it starts fresh beside scores that do not
-    added = {n: x for n, x in names.items() if n.startswith("answerable.") and n not in found}
-    found |= added
+    # few models have this score: it starts fresh beside those that they have
+    found |= {n: x for n, x in names.items() if n.startswith("answerable.") and n not in found}
     if {n: x.shape for n, x in found.items()} == {n: x.shape for n, x in names.items()}:
         head.load_state_dict(found)
         log.info("the %s head comes from %s", task, pretrained)

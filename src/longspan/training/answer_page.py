@@ -12,7 +12,8 @@ from typing import Any
 from longspan.tasks.qa_decoding import Prediction
 from longspan.tasks.qa_metrics import score
 
-CONTEXT = 300  # characters that are shown on each side of a marked span
+CONTEXT = 300  # characters that are shown on each side of a marked span, up to a part of a word
+WORD = 40  # characters that such a part has at most
 FOLDED = 20_000  # characters of a folded part that the page holds at most
 CANDIDATES = 5  # of each question that are listed
 # control characters that HTML has no place for, as their pictures
@@ -74,22 +75,22 @@ def answer_page(
 
 def _article(rank: int, shown: ShownAnswer) -> str:
     prediction = shown.prediction
-    said = _escaped(prediction.predicted) or "<i>no answer</i>"
+    said = _isolated(prediction.predicted)
     if prediction.gold is None:
         measured, right = "", "<i>unknown</i>"
     else:
         exact, f1 = score(prediction.predicted, prediction.gold)
         kind = "right" if exact else "partly" if f1 else "wrong"
         measured = f"<span class={kind}>F1 {f1:.2f}</span> "
-        right = " <b>|</b> ".join(map(_escaped, prediction.gold)) or "<i>no answer</i>"
+        right = " <b>|</b> ".join(map(_isolated, prediction.gold or [""]))
     facts = f"{prediction.length:,} tokens read"
     if prediction.tokens_cut:
         facts += f", {prediction.tokens_cut:,} cut"
     return (
         f"<article><h2 dir=auto>{rank}. {_escaped(prediction.question)}</h2>\n"
         f"<p class=facts>{measured}{_escaped(prediction.id)} · {facts}</p>\n"
-        f"<dl><dt>predicted</dt><dd dir=auto>{said} <small>{prediction.probability:.3f}</small></dd>"
-        f"<dt>gold</dt><dd dir=auto>{right}</dd></dl>\n"
+        f"<dl><dt>predicted</dt><dd>{said} <small>{prediction.probability:.3f}</small></dd>"
+        f"<dt>gold</dt><dd>{right}</dd></dl>\n"
         f"{_candidates(prediction.nbest[:CANDIDATES])}\n"
         f"<div class=document dir=auto>{_document(shown)}</div></article>"
     )
@@ -97,9 +98,7 @@ def _article(rank: int, shown: ShownAnswer) -> str:
 
 def _candidates(candidates: Sequence[dict[str, Any]]) -> str:
     rows = "".join(
-        f"<li dir=auto>{_escaped(c['text']) or '<i>no answer</i>'} "
-        f"<small>{c['probability']:.3f}</small>"
-        for c in candidates
+        f"<li>{_isolated(c['text'])} <small>{c['probability']:.3f}</small></li>" for c in candidates
     )
     return f"<details><summary>candidates</summary><ol>{rows}</ol></details>"
 
@@ -125,12 +124,28 @@ def windows(spans: Sequence[Span], text: str) -> list[Span]:
     """What is shown unfolded: `CONTEXT` characters around each span, or the text's beginning."""
     merged: list[list[int]] = []
     for start, end in sorted(spans) or [(0, 0)]:
-        start, end = max(0, start - CONTEXT), min(len(text), end + CONTEXT)
+        start, end = _open_from(text, start - CONTEXT), _open_up_to(text, end + CONTEXT)
         if merged and start <= merged[-1][1]:
             merged[-1][1] = max(merged[-1][1], end)
         else:
             merged.append([start, end])
     return [(start, end) for start, end in merged]
+
+
+def _open_from(text: str, start: int) -> int:
+    """The next beginning of a word."""
+    if start <= 0:
+        return 0
+    found = (i for i in range(start, start + WORD) if text[i - 1].isspace())
+    return next(found, start)
+
+
+def _open_up_to(text: str, end: int) -> int:
+    """The last end of a word."""
+    if end >= len(text):
+        return len(text)
+    found = (i for i in range(end, end - WORD, -1) if text[i].isspace())
+    return next(found, end)
 
 
 def pieces(
@@ -162,6 +177,11 @@ def _folded(text: str) -> str:
         left_out = f"<i>[{len(text) - 2 * half:,} characters are left out here]</i>"
         inside = f"{_escaped(text[:half])}{left_out}{_escaped(text[-half:])}"
     return f"<details><summary>… {len(text):,} characters …</summary>{inside}</details>"
+
+
+def _isolated(answer: str) -> str:
+    """An answer that does not turn what stands beside it round, whatever its script."""
+    return f"<bdi>{_escaped(answer)}</bdi>" if answer else "<i>no answer</i>"
 
 
 def _escaped(text: str) -> str:
