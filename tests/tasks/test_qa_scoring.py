@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from longspan.config import QAConfig
+from longspan.tasks.cuad_metrics import cuad
 from longspan.tasks.qa import QuestionAnswering
+from longspan.tasks.qa_official import cuad_files
 
 
 def answered(gold, predicted, best=None, difference=-1.0, id="x__Governing Law"):
@@ -48,6 +50,17 @@ def test_cuads_figures_come_from_the_n_best_list_and_beside_squads():
     assert found["exact_match"] == 0.0
     inside = answered(["Acme"], "x", "Acme and its many affiliates", id="x__Parties")
     assert metrics("cuad", inside)["aupr"] == 1.0
+
+
+def test_cuads_figures_are_those_of_the_file_that_its_scorer_reads():
+    """A text that stands in two places counts once, with both probabilities."""
+    one = answered(["laws of Ohio"], "x")
+    rows = [("jazz", 0.4), ("laws of Ohio", 0.3), ("laws of Ohio", 0.25), ("", 0.05)]
+    one.nbest = [{"text": text, "probability": probability} for text, probability in rows]
+    found = metrics("cuad", one)
+    assert found["aupr"] == 1.0  # Ohio, 0.55, comes before jazz
+    written = cuad_files([one])["nbest_predictions_.json"]
+    assert cuad(list(written), list(written.values()), [one.gold])["aupr"] == found["aupr"]
 
 
 @pytest.mark.parametrize(
