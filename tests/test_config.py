@@ -133,6 +133,38 @@ def test_the_defaults_are_a_valid_run():
             ["task.class_weights", "task.problem=regression", "drop it"],
         ),
         ({"task": {"problem": "single"}}, ["task.problem='single'", "single_label | multi_label"]),
+        (
+            {"task": {"name": "multihop", "num_paragraphs": 0}},
+            ["task.num_paragraphs=0", "1 or more"],
+        ),
+        (
+            {"task": {"name": "multihop", "span_weight": -1.0}},
+            ["task.span_weight=-1.0", "0 or more"],
+        ),
+        (
+            {"task": {"name": "multihop"}, "data": {"text_column": ["a", "b"]}},
+            ["data.text_column=['a', 'b']", "task=multihop", "name that one"],
+        ),
+        (
+            {"task": {"name": "multihop"}, "globals": {"column": "x"}},
+            ["globals.column=x", "task=multihop", "task.structure_globals"],
+        ),
+        (
+            {"task": {"name": "choice", "max_candidate_length": 0}},
+            ["task.max_candidate_length=0", "1 or more"],
+        ),
+        ({"task": {"name": "choice", "first_number": 2}}, ["task.first_number=2", "0 | 1"]),
+        (
+            {"task": {"name": "choice"}, "data": {"text_pair_column": "x"}},
+            ["data.text_pair_column=x", "task=choice", "data.question_column"],
+        ),
+        (
+            {
+                "task": {"name": "choice", "long_documents": "truncate"},
+                "data": {"truncate": "head+tail"},
+            },
+            ["data.truncate=head+tail", "task=choice", "use head or tail"],
+        ),
         ({"optim": {"learning_rate": 0}}, ["optim.learning_rate=0", "above 0"]),
         ({"optim": {"layer_decay": 0.0}}, ["optim.layer_decay=0.0", "(0, 1]"]),
         ({"optim": {"layer_decay": 1.1}}, ["optim.layer_decay=1.1", "(0, 1]"]),

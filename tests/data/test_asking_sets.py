@@ -1,5 +1,7 @@
 """Pairs, choices and multi-hop questions from the hub, on the hub's own columns."""
 
+from pathlib import Path
+
 import datasets
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
@@ -10,6 +12,7 @@ from longspan.config import Config
 from longspan.training.build import prepare
 from longspan.typed import from_dict
 
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "hotpotqa" / "test.jsonl"
 ARTICLE = "The ship is old. It never sailed again after the war. "
 STRING = Value("string")
 SETS = {
@@ -53,7 +56,9 @@ def prepared(conf, monkeypatch, tmp_path):
     """What a command line makes of a hub that holds the sets above."""
     load_dataset = datasets.load_dataset
 
-    def load(path, name=None, *, split, **_):
+    def load(path, name=None, *, split, **arguments):
+        if path not in SETS:  # a file
+            return load_dataset(path, name, split=split, **arguments)
         columns, rows, splits = SETS[path]
         assert split in splits
         file = tmp_path / f"{split}.parquet"
@@ -112,3 +117,19 @@ def test_hotpot_qa(prepared, format):
     assert feature.label["titles"] == [1, 1]
     assert len(feature.label["spans"]) == 1  # "Old" is another word
     assert feature.details["gold_facts"] == [["Ship", 0], ["Sea", 1]]
+
+
+@pytest.mark.skipif(not SHARED.is_file(), reason=f"real data is not here: no {SHARED}")
+def test_real_paragraphs(prepared):
+    """100 questions of HotpotQA whose paragraphs are not cut into sentences."""
+    files = ",".join(f"{split}:{SHARED}" for split in ("train", "dev", "test"))
+    columns = ("data.text_column=paragraphs", "data.answers_column=answer")
+    _, found = prepared("data=files", f"data.files={{{files}}}", "task=multihop", *columns)
+    assert found.facts["test"]["questions"] == 100
+    assert found.facts["test"]["highest_exact_match"] == 1.0
+    assert found.facts["test"]["facts_without_sentence"] == 0
+    slices = found.splits["test"].read(range(100))
+    assert all(sum(piece.label["titles"]) == 2 for piece in slices)
+    assert all(piece.label["sentences"] == piece.label["titles"] for piece in slices)
+    spans = [piece.label["spans"] for piece in slices if piece.label["type"] == 0]
+    assert all(isinstance(own, list) and own for own in spans)
