@@ -143,7 +143,10 @@ def test_nothing_given_means_as_in_the_run(folder, report):
         ({"data": {"text_column": "body"}}, "data.text_column=body is not a column"),
         ({"data": {"path": "/nowhere.csv"}}, "data.path=/nowhere.csv does not exist"),
         ({"data": {"tokens_per_batch": 4}}, "data.tokens_per_batch=4 cannot hold one document"),
-        ({"data": {"tokens_per_batch": "auto"}}, "data.tokens_per_batch=auto is decided by training"),
+        (
+            {"data": {"tokens_per_batch": "auto"}},
+            "data.tokens_per_batch=auto is decided by training",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said_in_one_line(folder, change, said):
