@@ -14,6 +14,12 @@ from longspan.cost.documents import Documents
 from longspan.cost.flops import guessed_tokens
 
 FULL = 4  # bytes of a float32
+# Tensors below this size come from glibc's heap, whose holes are not given back (mallopt(3): the
+# greatest that the dynamic M_MMAP_THRESHOLD becomes); larger ones are mapped one by one. Of the
+# heap's tensors this share was found in holes after some steps, and none with
+# MALLOC_MMAP_THRESHOLD_=262144 in the environment.
+HEAP_TENSOR = 2**25
+HOLES = 0.75
 AUTO_BACKEND = "blocked"  # what `attend` chooses; a test holds the two together
 PLANNED_TOKENS = 16_384  # block tables are read off a plan of so many tokens and grow in step
 
@@ -32,6 +38,7 @@ class Memory:
             probabilities, whatever the backend keeps.
         logits: with what the loss derives from them.
         workspace: what backward needs beside, for a moment.
+        heap: holes between tensors that glibc's allocator keeps.
     """
 
     process: float
@@ -42,6 +49,7 @@ class Memory:
     attention: float
     logits: float
     workspace: float
+    heap: float
 
     @property
     def total(self) -> float:
@@ -60,6 +68,7 @@ class TrainingMemory:
         half: whether autocast multiplies in bfloat16 or float16.
         on_gpu: dropout keeps a byte a value there, a float on CPUs.
         process: bytes before the model is built.
+        from_heap: whether glibc serves small tensors: on Linux without a GPU.
     """
 
     config: Config
@@ -69,6 +78,7 @@ class TrainingMemory:
     half: bool = False
     on_gpu: bool = False
     process: float = 0.0
+    from_heap: bool = False
 
     def at(self, tokens: float) -> Memory:
         """Of a batch of so many tokens."""
@@ -79,12 +89,18 @@ class TrainingMemory:
             weights=FULL * self.parameters + self._casts(),
             gradients=FULL * self.trained,
             optimizer=2 * FULL * self.trained,
-            activations=tokens * self._activations,
+            activations=tokens * sum(self._activations),
             attention=tokens * sum(self._attention(tokens)),
             logits=logits,
             # four (T, C): gradients on their way down and what they are computed from
             workspace=max(0.0, 4 * FULL * tokens * model.hidden_size - logits),
+            heap=HOLES * tokens * sum(self._in_heap(tokens)) if self.from_heap else 0.0,
         )
+
+    def _in_heap(self, tokens: float) -> list[float]:
+        """Bytes a token of the tensors that are small enough for glibc's heap."""
+        tensors = [*self._activations, *self._attention(tokens)]
+        return [size for size in tensors if tokens * size < HEAP_TENSOR]
 
     @property
     def small(self) -> int:
@@ -97,26 +113,29 @@ class TrainingMemory:
         return self.config.model.num_layers - self.config.optim.freeze_layers
 
     @cached_property
-    def _activations(self) -> float:
-        """Bytes a token, attention's own apart."""
+    def _activations(self) -> list[float]:
+        """Bytes a token of every tensor, attention's own apart."""
         model, size = self.config.model, self.config.model.hidden_size
         block = self._block()
         # sum of the embeddings, after its dropout, after the last layer, after the last norm;
         # token ids and types
-        ends = size * (3 * FULL + self._dropout(FULL)) + 16
+        ends = [FULL * size] * 3 + [self._dropout(FULL) * size, 8.0, 8.0]
         if model.positions == "rotary":
-            ends += FULL * model.head_size * len(set(model.rope_thetas))
+            ends += [FULL * model.head_size / 2] * 2 * len(set(model.rope_thetas))
         if model.gradient_checkpointing:  # every block's input, and one block's inside at a time
-            return ends + self._layers * FULL * size + block
+            return ends + self._layers * [float(FULL * size)] + block
         return ends + self._layers * block
 
-    def _block(self) -> float:
-        """Bytes a token that one block saves outside attention."""
+    def _block(self) -> list[float]:
+        """Bytes a token of what one block saves outside attention."""
         model, size = self.config.model, self.config.model.hidden_size
-        norms = 2 * FULL * size * (2 if model.norm == "rmsnorm" else 1)
-        linear_inputs = 2 * self.small * size
-        mlp = self.small * model.mlp_size * (2 if model.mlp == "gelu" else 4)
-        return norms + linear_inputs + mlp + 2 * self._dropout(self.small) * size
+        norms = [FULL * size] * (4 if model.norm == "rmsnorm" else 2)
+        linear_inputs = [self.small * size] * 2
+        mlp = [self.small * model.mlp_size] * 2  # after and before the second product
+        if model.mlp != "gelu":  # both halves of the first in one, and one half activated
+            mlp = [2 * mlp[0], *mlp]
+        dropout = [self._dropout(self.small) * size] * 2
+        return [float(x) for x in (*norms, *linear_inputs, *mlp, *dropout)]
 
     def _dropout(self, bytes_a_value: int) -> int:
         if not self.config.model.hidden_dropout:
@@ -124,45 +143,48 @@ class TrainingMemory:
         return 1 if self.on_gpu else bytes_a_value
 
     def _attention(self, tokens: float) -> list[float]:
-        """Bytes a token that attention saves, by layer; then its tables, by distinct window."""
+        """Bytes a token of every tensor that attention saves, tables of distinct windows last."""
         model = self.config.model
         backend = model.attention_backend
         backend = AUTO_BACKEND if backend == "auto" else backend
         windows = model.windows[self.config.optim.freeze_layers :]
         if backend == "reference":
-            layers = [self._inputs_and_output() + self._probabilities(tokens) for _ in windows]
-            return layers[:1] if model.gradient_checkpointing else layers
-        cuts = {window: self._blocks(window) for window in set(model.windows)}
-        layers = [self._of_blocks(cuts[window]) for window in windows]
+            one = self._inputs_and_output() + self._probabilities(tokens)
+            return one * (1 if model.gradient_checkpointing else len(windows))
+        layers = [self._of_blocks(self._cuts[window]) for window in windows]
         if model.gradient_checkpointing:
-            layers = [max(layers, default=0.0)]
-        return layers + [cut.tables(self.small) for cut in cuts.values() if cut is not None]
+            layers = [max(layers, key=sum, default=[])]
+        tables = [cut.tables(self.small) for cut in self._cuts.values() if cut is not None]
+        return [size for tensors in [*layers, *tables] for size in tensors]
 
-    def _inputs_and_output(self) -> float:
+    def _inputs_and_output(self) -> list[float]:
         """Queries, keys and values as attention gets them, and its output, bytes a token."""
         model = self.config.model
         queries = model.num_heads * model.head_size
         keys = model.kv_heads * model.head_size
-        projected = queries + 2 * keys
+        tensors = [queries + 2 * keys, queries, queries]  # the output also as the next layer's
         if model.kv_heads < model.num_heads:  # repeated for every query head
-            projected += 2 * queries
+            tensors += [queries, queries]
         elif model.positions == "rotary":  # what is turned is a copy; values stay where they are
-            projected += queries + keys
-        statistics = FULL * model.num_heads
-        return self.small * (projected + 2 * queries) + statistics
+            tensors.append(queries + keys)
+        return [float(self.small * x) for x in tensors] + [float(FULL * model.num_heads)]
 
-    def _of_blocks(self, cut: "Blocks | None") -> float:
+    def _of_blocks(self, cut: "Blocks | None") -> list[float]:
         """Of one layer of the backend `blocked`; without a cut, of its full attention."""
         if cut is None:
             return self._inputs_and_output()
         model = self.config.model
         width = model.num_heads * model.head_size
-        own = self.small * width * (2 + 2 * cut.keys_per_query) + FULL * model.num_heads
+        gathered = [self.small * width * cut.keys_per_query] * 2
         if not self.documents.mean_globals:
-            return own
+            query_and_output = [float(self.small * width)] * 2
+            return gathered + query_and_output + [float(FULL * model.num_heads)]
         # global rows keep the ungathered keys and values, and the output before they overwrite it
-        queries_and_output = self.small * width * 2 + FULL * model.num_heads
-        return own + self._inputs_and_output() - queries_and_output + self.small * width
+        return gathered + self._inputs_and_output() + [float(self.small * width)]
+
+    @cached_property
+    def _cuts(self) -> "dict[int | None, Blocks | None]":
+        return {window: self._blocks(window) for window in set(self.config.model.windows)}
 
     def _blocks(self, window: int | None) -> "Blocks | None":
         """How the backend `blocked` cuts these documents; None where it need not."""
@@ -175,9 +197,9 @@ class TrainingMemory:
             table.key_index.numel() / plan.num_tokens, table.mask.numel() / plan.num_tokens
         )
 
-    def _probabilities(self, tokens: float) -> float:
+    def _probabilities(self, tokens: float) -> list[float]:
         """Of the backend `reference`: scores of all pairs, saved once and twice in backward."""
-        return 3 * FULL * self.config.model.num_heads * tokens
+        return [FULL * self.config.model.num_heads * tokens] * 3
 
     def _logits(self, tokens: float) -> float:
         if not isinstance(self.config.task, MaskedLMConfig):
@@ -210,9 +232,9 @@ class Blocks:
     keys_per_query: float
     pairs_per_query: float
 
-    def tables(self, small: int) -> float:
+    def tables(self, small: int) -> list[float]:
         """Bytes a token of key indices, boolean mask and the bias added to the scores."""
-        return 8 * self.keys_per_query + (1 + small) * self.pairs_per_query
+        return [8 * self.keys_per_query, self.pairs_per_query, small * self.pairs_per_query]
 
 
 def block_matrices(model: ModelConfig) -> int:

@@ -91,7 +91,13 @@ def is_local(config: DataConfig) -> bool:
     """Whether the rows lie on this machine, so that nothing is fetched to read them."""
     if config.local_files or config.path.startswith("embedded:"):
         return True
-    return bool(config.path) and Path(config.path).exists()
+    return Path(config.path).exists() or _is_file_name(config.path)
+
+
+def _is_file_name(path: str) -> bool:
+    """Whether this can be no hub id."""
+    file = Path(path)
+    return file.suffix.lower() in FORMATS or file.is_absolute() or path.startswith(".")
 
 
 def _chosen(splits: dict[str, Dataset], split: str, config: DataConfig) -> Dataset:
@@ -118,7 +124,7 @@ def _load_path(config: DataConfig) -> dict[str, Dataset]:
         return _load_folder(path, config)
     if path.is_file():
         return {"train": _load_table(path, config)}
-    if path.suffix.lower() in FORMATS or path.is_absolute() or config.path.startswith("."):
+    if _is_file_name(config.path):
         existing(path, "data.path")
     return load_hub(config)
 

@@ -15,7 +15,7 @@ from longspan.batch import Feature, PackedBatch, pack
 from longspan.config import ClassificationConfig, Config, MaskedLMConfig
 from longspan.cost.documents import Documents
 from longspan.cost.machine import uses_gpu
-from longspan.training.build import build_trainer
+from longspan.training.build import build_trainer, precision
 from longspan.training.module import LongDocumentModule, Task
 
 LEAST_REPEATS = 2  # after one to warm up
@@ -126,7 +126,7 @@ def step_seconds(config: Config, module: LongDocumentModule, batch: PackedBatch)
     """Seconds of the fastest of some training steps on the batch, by Lightning's own loop."""
     trainer = replace(
         config.trainer,
-        devices=1, num_nodes=1, strategy="auto", max_epochs=1, max_time=None,
+        precision=precision(config), devices=1, num_nodes=1, strategy="auto", max_epochs=1, max_time=None,
         accumulate_grad_batches=1, limit_train_batches=None, overfit_batches=0.0,
         fast_dev_run=False, profiler=None, enable_progress_bar=False, log_every_n_steps=10**6,
     )  # fmt: skip

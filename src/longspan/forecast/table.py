@@ -20,6 +20,7 @@ KINDS = {
     "attention": "attention",
     "logits": "logits",
     "workspace": "backward",
+    "heap": "holes",
 }
 
 

@@ -1,6 +1,7 @@
 """What a run will take of memory and operations, and the token budget that fits where it is open."""
 
 import logging
+import sys
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -99,6 +100,7 @@ def training_memory(
         half=autocast_dtype(config) is not None,
         on_gpu=on_gpu,
         process=0 if on_gpu else process,
+        from_heap=not on_gpu and sys.platform == "linux",
     )
 
 
