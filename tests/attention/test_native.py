@@ -325,6 +325,42 @@ def test_two_processes_compile_once(compiler, tmp_path):
     assert compilations(compiler) == len(list(native_build.CSRC.glob("*.cpp")))
 
 
+# --- memory -------------------------------------------------------------------------------------
+
+# what the kernel allocates for itself, no operator returns: only the process shows it
+PEAK = """
+import resource, sys, torch
+from longspan.attention import AttentionPlan, Pattern, attend
+def run(tokens, global_tokens):
+    global_mask = torch.zeros(tokens, dtype=torch.bool)
+    global_mask[:global_tokens] = True
+    plan = AttentionPlan(torch.tensor([0, tokens], dtype=torch.int32), global_mask, Pattern(16))
+    qkv = [torch.randn(tokens, 1, 16, requires_grad=True) for _ in range(3)]
+    attend(*qkv, plan, backend="native").sum().backward()
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+run(64, 1)
+before = peak()
+run(int(sys.argv[1]), int(sys.argv[2]))
+print(peak() - before)
+"""
+
+
+@needs_kernel
+@pytest.mark.parametrize(("tokens", "global_tokens"), [(65536, 1), (16384, 1024)])
+def test_the_process_holds_no_square(tokens, global_tokens):
+    finished = subprocess.run(
+        [sys.executable, "-c", PEAK, str(tokens), str(global_tokens)],
+        env=os.environ | {"PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # q, k, v, out and their gradients are eight times T * E; a matrix of T x T would be 17 GB and
+    # 1 GB, the scores of the global tokens alone 67 MB in the second case
+    assert int(finished.stdout) < 40 * tokens * 16 * 4
+
+
 # --- memory errors ------------------------------------------------------------------------------
 
 SANITIZED = """

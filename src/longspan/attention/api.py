@@ -98,6 +98,9 @@ def repeat_heads(x_TKE: Tensor, num_heads: int) -> Tensor:
 def _choose(backend: str, q_THE: Tensor, plan: AttentionPlan, dropout_p: float) -> str:
     if backend == "auto":
         refusal = native.refusal(q_THE, plan, dropout_p)
+        # no case is left to `blocked` for speed: a call costs native no more than it costs
+        # PyTorch's operators, at one token, at a hundred, and where short documents see all of
+        # themselves (`benchmarks/attention.py --tokens 16 128 --windows 16 512`)
         if refusal is None:
             return _announce("native", "the fused kernel for this processor")
         return _announce("blocked", f"plain PyTorch; not native: {refusal}")
