@@ -7,9 +7,10 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
-from longspan.attention import api
+from longspan.attention import Pattern, auto_backend, blocked, native
 from longspan.config import Config, MaskedLMConfig
-from longspan.cost.memory import AUTO_BACKEND, TrainingMemory, block_matrices
+from longspan.cost.attention_memory import AttentionMemory
+from longspan.cost.memory import TrainingMemory, block_matrices
 from longspan.forecast.steps import random_batch
 from longspan.known_tasks import known_task
 from longspan.model.layers import Block
@@ -26,26 +27,35 @@ SHAPES = [
     {"mlp": "geglu", "norm": "rmsnorm", "norm_bias": False},
     {"hidden_dropout": 0.0},
     {"num_kv_heads": 2},
+    {"global_projections": "separate"},
+    {"global_projections": "separate", "window": None, "num_kv_heads": 2},
     {"gradient_checkpointing": True, "num_layers": 4},
 ]
-HALF = [pytest.param(False, id="float32"), pytest.param(True, id="bf16")]
+AUTOCAST = [pytest.param(None, id="float32"), pytest.param(torch.bfloat16, id="bf16")]
+
+
+@pytest.fixture(params=["native", "blocked"])
+def backend(request):
+    if request.param == "native" and (reason := native.unavailable()):
+        pytest.skip(reason)
+    return request.param
 
 
 @pytest.fixture
 def make_step(make_documents, tokenizers):
     """Make a training step, without the optimiser, and the memory that is expected of it."""
 
-    def make(config, half, num_globals=1):
+    def make(config, autocast, num_globals=1):
         task = known_task(config, ["war", "peace"], None, tokenizers["embedded"])
         module = LongDocumentModule(config, task)
         documents = make_documents(LENGTHS, num_globals)
         batch = random_batch(config, task, documents)
 
         def forward():
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            with torch.autocast("cpu", autocast, enabled=autocast is not None):
                 return task.loss(module(batch), batch).sum()
 
-        memory = TrainingMemory(config, documents, 0, 0, half=half).at(sum(LENGTHS))
+        memory = TrainingMemory(config, documents, 0, 0, autocast=autocast).at(sum(LENGTHS))
         return module, forward, memory
 
     return make
@@ -79,34 +89,47 @@ def peak_bytes(call):
     return peak
 
 
-@pytest.mark.parametrize("half", HALF)
+@pytest.mark.parametrize("autocast", AUTOCAST)
 @pytest.mark.parametrize("num_globals", [0, 1])
 @pytest.mark.parametrize("shape", SHAPES[:-1], ids=str)
 def test_what_backward_needs_is_what_autograd_saves(
-    shape, num_globals, half, make_small, make_step
+    shape, num_globals, autocast, backend, make_small, make_step
 ):
-    module, forward, memory = make_step(make_small(**shape), half, num_globals)
+    config = make_small(attention_backend=backend, **shape)
+    module, forward, memory = make_step(config, autocast, num_globals)
     # what a head of a few numbers a document saves is not counted
     expected = memory.activations + memory.attention + memory.weights
     assert saved_bytes(module, forward) == pytest.approx(expected, rel=0.1)
 
 
-@pytest.mark.parametrize("half", HALF)
+@pytest.mark.parametrize("autocast", AUTOCAST)
+@pytest.mark.parametrize("num_globals", [0, 1])
+@pytest.mark.parametrize("window", [16, None])
+def test_dropout_of_probabilities_saves_them(window, num_globals, autocast, make_small, make_step):
+    config = make_small(window=window, attention_dropout=0.1)
+    module, forward, memory = make_step(config, autocast, num_globals)
+    without = make_step(make_small(window=window), autocast, num_globals)[2]
+    expected = memory.activations + memory.attention + memory.weights
+    assert memory.attention > 2 * without.attention
+    assert saved_bytes(module, forward) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("autocast", AUTOCAST)
 @pytest.mark.parametrize("shape", [{}, {"num_layers": 1}, {"window": None}, SHAPES[-1]], ids=str)
-def test_the_peak_is_what_a_step_allocates(shape, half, make_small, make_step):
-    _, forward, memory = make_step(make_small(**shape), half)
+def test_the_peak_is_what_a_step_allocates(shape, autocast, backend, make_small, make_step):
+    _, forward, memory = make_step(make_small(attention_backend=backend, **shape), autocast)
     forward().backward()  # gradients are there before
     found = peak_bytes(lambda: forward().backward())
     rel = 0.25 if shape.get("gradient_checkpointing") else 0.15
     assert found == pytest.approx(memory.total, rel=rel)
 
 
-@pytest.mark.parametrize("half", HALF)
-def test_logits_over_a_vocabulary(half, make_small, make_step, tokenizers):
+@pytest.mark.parametrize("autocast", AUTOCAST)
+def test_logits_over_a_vocabulary(autocast, make_small, make_step, tokenizers):
     vocab_size = len(tokenizers["embedded"])
     model = make_small(vocab_size=vocab_size, num_layers=1).model
     config = Config(model=model, task=MaskedLMConfig())
-    _, forward, memory = make_step(config, half)
+    _, forward, memory = make_step(config, autocast)
     forward().backward()
     found = peak_bytes(lambda: forward().backward())
     # the embedding's gradient is made anew and added to the one of the step before
@@ -116,7 +139,7 @@ def test_logits_over_a_vocabulary(half, make_small, make_step, tokenizers):
 
 def test_a_square_of_scores_is_expected_of_the_oracle(make_small, make_step):
     config = make_small(attention_backend="reference", num_layers=1)
-    _, forward, memory = make_step(config, half=False)
+    _, forward, memory = make_step(config, autocast=None)
     forward().backward()
     found = peak_bytes(lambda: forward().backward())
     assert found == pytest.approx(memory.total, rel=0.3)
@@ -147,5 +170,40 @@ def test_matrices_of_a_block(shape, make_small):
     assert block_matrices(model) == sum(matrices)
 
 
-def test_the_backend_that_is_expected_is_the_one_that_is_chosen():
-    assert api._choose("auto") == AUTO_BACKEND
+@pytest.mark.parametrize("has_compiler", [True, False])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16, torch.float16], ids=str)
+def test_the_backend_that_is_expected_is_the_one_that_computes(
+    autocast, dropout, has_compiler, make_small, make_step, make_documents, monkeypatch
+):
+    if not has_compiler:
+        monkeypatch.setattr(native, "unavailable", lambda: "no compiler")
+    used = []
+    for module, name in ((native, "attention"), (blocked, "local_attention")):
+        call, who = getattr(module, name), module.__name__.rpartition(".")[2]
+        spy = lambda *args, call=call, who=who: used.append(who) or call(*args)  # noqa: E731
+        monkeypatch.setattr(module, name, spy)
+    config = make_small(num_layers=1, attention_dropout=dropout)
+    make_step(config, autocast)[1]()
+    dtype = autocast or torch.float32
+    memory = AttentionMemory(config, make_documents(LENGTHS), dtype, on_gpu=False)
+    assert used == [memory.backend(16)]
+    if dropout or not has_compiler or autocast == torch.float16:
+        assert used == ["blocked"]
+
+
+def test_a_gpu_is_served_by_blocked(make_small, make_documents):
+    memory = AttentionMemory(make_small(), make_documents(LENGTHS), torch.float32, on_gpu=True)
+    assert memory.backend(16) == "blocked"
+    assert auto_backend(torch.float32, "cuda", Pattern(16), 0.0)[0] == "blocked"
+
+
+def test_native_keeps_what_no_window_changes(make_small, make_documents):
+    if reason := native.unavailable():
+        pytest.skip(reason)
+    narrow, wide, full = (
+        TrainingMemory(make_small(window=window), make_documents(LENGTHS), 0, 0).at(1024).attention
+        for window in (1, 128, None)
+    )
+    # two layers' products, turned queries and keys, outputs (64 values a token) and log-sum-exps
+    assert narrow == wide == full == 2 * 1024 * 4 * (3 * 64 + 2 * 64 + 64 + 4)

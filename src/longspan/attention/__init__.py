@@ -1,7 +1,7 @@
 """Hybrid attention on packed batches: windows everywhere, whole documents for global tokens."""
 
-from longspan.attention.api import attend
+from longspan.attention.api import attend, auto_backend
 from longspan.attention.pattern import Pattern
 from longspan.attention.plan import AttentionPlan
 
-__all__ = ["AttentionPlan", "Pattern", "attend"]
+__all__ = ["AttentionPlan", "Pattern", "attend", "auto_backend"]

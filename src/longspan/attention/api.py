@@ -4,9 +4,11 @@ import logging
 from types import ModuleType
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from longspan.attention import blocked, native, reference
+from longspan.attention.pattern import Pattern
 from longspan.attention.plan import AttentionPlan
 
 Backend = Literal["auto", "reference", "blocked", "native"]
@@ -95,17 +97,34 @@ def repeat_heads(x_TKE: Tensor, num_heads: int) -> Tensor:
     return x_TKE.repeat_interleave(num_heads // num_kv_heads, dim=1)
 
 
-def _choose(backend: str, q_THE: Tensor, plan: AttentionPlan, dropout_p: float) -> str:
+def auto_backend(
+    dtype: torch.dtype, device: str, pattern: Pattern, dropout_p: float
+) -> tuple[Backend, str]:
+    """Which backend `auto` takes for such a call, and why.
+
+    Asked for the first time on a machine, it compiles the kernel.
+
+    Args:
+        dtype: to compute in: autocast's where that is on, else that of the queries.
+        device: type of it, as "cpu".
+        pattern: of the plan.
+        dropout_p: on the probabilities.
+    """
+    refusal = native.refusal(dtype, device, pattern, dropout_p)
+    # no case is left to `blocked` for speed: a call costs native no more than it costs
+    # PyTorch's operators, at one token, at a hundred, and where short documents see all of
+    # themselves (`benchmarks/attention.py --tokens 16 128 --windows 16 512`)
+    if refusal is None:
+        return "native", "the fused kernel for this processor"
+    return "blocked", f"plain PyTorch; not native: {refusal}"
+
+
+def _choose(backend: Backend, q_THE: Tensor, plan: AttentionPlan, dropout_p: float) -> Backend:
+    call = (native.dtype_of(q_THE), q_THE.device.type, plan.pattern, dropout_p)
     if backend == "auto":
-        refusal = native.refusal(q_THE, plan, dropout_p)
-        # no case is left to `blocked` for speed: a call costs native no more than it costs
-        # PyTorch's operators, at one token, at a hundred, and where short documents see all of
-        # themselves (`benchmarks/attention.py --tokens 16 128 --windows 16 512`)
-        if refusal is None:
-            return _announce("native", "the fused kernel for this processor")
-        return _announce("blocked", f"plain PyTorch; not native: {refusal}")
+        return _announce(*auto_backend(*call))
     if backend == "native":
-        refusal = native.refusal(q_THE, plan, dropout_p)
+        refusal = native.refusal(*call)
         if refusal is not None:
             raise ValueError(
                 f"attention backend native cannot serve this call: {refusal}; or use blocked"
@@ -118,7 +137,7 @@ def _choose(backend: str, q_THE: Tensor, plan: AttentionPlan, dropout_p: float) 
     return backend
 
 
-def _announce(backend: str, reason: str) -> str:
+def _announce(backend: Backend, reason: str) -> Backend:
     """Say once what `auto` chose."""
     if backend not in _announced:
         _announced.add(backend)

@@ -25,7 +25,7 @@ def attention(
 ) -> Tensor:
     """All rows of the batch, local and global. Returns (T, H, E)."""
     _load()
-    dtype = _dtype(q_THE)
+    dtype = dtype_of(q_THE)
     tensors = [x.to(dtype) for x in (q_THE, k_TKE, v_TKE, *(global_qkv or ()))]
     projections = tensors[3:] or (None, None, None)
     out_THE, _, _ = torch.ops.longspan.attention(
@@ -34,21 +34,27 @@ def attention(
     return out_THE
 
 
-def refusal(q_THE: Tensor, plan: AttentionPlan, dropout_p: float) -> str | None:
-    """Why this backend cannot serve a call and what would help; None if it can."""
-    if q_THE.device.type != "cpu":
-        return f"it runs on the CPU, not on {q_THE.device.type}"
-    dtype = _dtype(q_THE)
+def refusal(dtype: torch.dtype, device: str, pattern: Pattern, dropout_p: float) -> str | None:
+    """Why this backend cannot serve such a call and what would help; None if it can.
+
+    Args:
+        dtype: to compute in (`dtype_of`).
+        device: type of it, as "cpu".
+        pattern: of the plan.
+        dropout_p: on the probabilities.
+    """
+    if device != "cpu":
+        return f"it runs on the CPU, not on {device}"
     if dtype not in (torch.float32, torch.bfloat16):
         return f"it computes in float32 and bfloat16, not in {str(dtype).removeprefix('torch.')}"
     if dropout_p > 0:
         return f"it has no dropout (dropout_p={dropout_p:g}); set it to 0"
-    if plan.pattern != Pattern(plan.pattern.window):
-        return f"it knows windows and global tokens only, not {plan.pattern}"
+    if pattern != Pattern(pattern.window):
+        return f"it knows windows and global tokens only, not {pattern}"
     return unavailable()
 
 
-def _dtype(x: Tensor) -> torch.dtype:
+def dtype_of(x: Tensor) -> torch.dtype:
     """What to compute in: under autocast what autocast says, as PyTorch's own attention does."""
     if torch.is_autocast_enabled("cpu") and x.is_floating_point():
         return torch.get_autocast_dtype("cpu")

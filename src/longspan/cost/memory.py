@@ -8,20 +8,19 @@ operation saves was read off `torch.autograd.graph.saved_tensors_hooks`, as test
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
-from longspan.attention import AttentionPlan, Pattern
+import torch
+
 from longspan.config import Config, MaskedLMConfig, ModelConfig
+from longspan.cost.attention_memory import FULL, AttentionMemory
 from longspan.cost.documents import Documents
 from longspan.cost.flops import guessed_tokens
 
-FULL = 4  # bytes of a float32
 # Tensors below this size come from glibc's heap, whose holes are not given back (mallopt(3): the
 # greatest that the dynamic M_MMAP_THRESHOLD becomes); larger ones are mapped one by one. Of the
 # heap's tensors this share was found in holes after some steps, and none with
 # MALLOC_MMAP_THRESHOLD_=262144 in the environment.
 HEAP_TENSOR = 2**25
 HOLES = 0.75
-AUTO_BACKEND = "blocked"  # what `attend` chooses; a test holds the two together
-PLANNED_TOKENS = 16_384  # block tables are read off a plan of so many tokens and grow in step
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ class Memory:
         gradients: of what trains.
         optimizer: AdamW's two moments.
         activations: saved for backward, attention's own apart.
-        attention: what attention saves beside its inputs: gathered keys and values, masks,
-            probabilities, whatever the backend keeps.
+        attention: what attention saves, by its backend: queries, keys, values and output;
+            gathered keys, masks, probabilities.
         logits: with what the loss derives from them.
         workspace: what backward needs beside, for a moment.
         heap: holes between tensors that glibc's allocator keeps.
@@ -65,7 +64,7 @@ class TrainingMemory:
         documents: that fill the batch.
         parameters: of the whole model.
         trained: those among them that train.
-        half: whether autocast multiplies in bfloat16 or float16.
+        autocast: type of matrix products; None = float32.
         on_gpu: dropout keeps a byte a value there, a float on CPUs.
         process: bytes before the model is built.
         from_heap: whether glibc serves small tensors: on Linux without a GPU.
@@ -75,7 +74,7 @@ class TrainingMemory:
     documents: Documents
     parameters: int
     trained: int
-    half: bool = False
+    autocast: torch.dtype | None = None
     on_gpu: bool = False
     process: float = 0.0
     from_heap: bool = False
@@ -90,7 +89,7 @@ class TrainingMemory:
             gradients=FULL * self.trained,
             optimizer=2 * FULL * self.trained,
             activations=tokens * sum(self._activations),
-            attention=tokens * sum(self._attention(tokens)),
+            attention=tokens * sum(self._attention.at(tokens)),
             logits=logits,
             # four (T, C): gradients on their way down and what they are computed from
             workspace=max(0.0, 4 * FULL * tokens * model.hidden_size - logits),
@@ -99,13 +98,13 @@ class TrainingMemory:
 
     def _in_heap(self, tokens: float) -> list[float]:
         """Bytes a token of the tensors that are small enough for glibc's heap."""
-        tensors = [*self._activations, *self._attention(tokens)]
+        tensors = [*self._activations, *self._attention.at(tokens)]
         return [size for size in tensors if tokens * size < HEAP_TENSOR]
 
     @property
     def small(self) -> int:
         """Bytes of what goes into and comes out of matrix products."""
-        return 2 if self.half else FULL
+        return FULL if self.autocast is None else self.autocast.itemsize
 
     @property
     def _layers(self) -> int:
@@ -142,64 +141,10 @@ class TrainingMemory:
             return 0
         return 1 if self.on_gpu else bytes_a_value
 
-    def _attention(self, tokens: float) -> list[float]:
-        """Bytes a token of every tensor that attention saves, tables of distinct windows last."""
-        model = self.config.model
-        backend = model.attention_backend
-        backend = AUTO_BACKEND if backend == "auto" else backend
-        windows = model.windows[self.config.optim.freeze_layers :]
-        if backend == "reference":
-            one = self._inputs_and_output() + self._probabilities(tokens)
-            return one * (1 if model.gradient_checkpointing else len(windows))
-        layers = [self._of_blocks(self._cuts[window]) for window in windows]
-        if model.gradient_checkpointing:
-            layers = [max(layers, key=sum, default=[])]
-        tables = [cut.tables(self.small) for cut in self._cuts.values() if cut is not None]
-        return [size for tensors in [*layers, *tables] for size in tensors]
-
-    def _inputs_and_output(self) -> list[float]:
-        """Queries, keys and values as attention gets them, and its output, bytes a token."""
-        model = self.config.model
-        queries = model.num_heads * model.head_size
-        keys = model.kv_heads * model.head_size
-        tensors = [queries + 2 * keys, queries, queries]  # the output also as the next layer's
-        if model.kv_heads < model.num_heads:  # repeated for every query head
-            tensors += [queries, queries]
-        elif model.positions == "rotary":  # what is turned is a copy; values stay where they are
-            tensors.append(queries + keys)
-        return [float(self.small * x) for x in tensors] + [float(FULL * model.num_heads)]
-
-    def _of_blocks(self, cut: "Blocks | None") -> list[float]:
-        """Of one layer of the backend `blocked`; without a cut, of its full attention."""
-        if cut is None:
-            return self._inputs_and_output()
-        model = self.config.model
-        width = model.num_heads * model.head_size
-        gathered = [self.small * width * cut.keys_per_query] * 2
-        if not self.documents.mean_globals:
-            query_and_output = [float(self.small * width)] * 2
-            return gathered + query_and_output + [float(FULL * model.num_heads)]
-        # global rows keep the ungathered keys and values, and the output before they overwrite it
-        return gathered + self._inputs_and_output() + [float(self.small * width)]
-
     @cached_property
-    def _cuts(self) -> "dict[int | None, Blocks | None]":
-        return {window: self._blocks(window) for window in set(self.config.model.windows)}
-
-    def _blocks(self, window: int | None) -> "Blocks | None":
-        """How the backend `blocked` cuts these documents; None where it need not."""
-        sample = self.documents.filling(PLANNED_TOKENS)
-        plan = AttentionPlan(*sample.packed(len(sample)), Pattern(window))
-        if plan.is_full:
-            return None
-        table = plan.block_table
-        return Blocks(
-            table.key_index.numel() / plan.num_tokens, table.mask.numel() / plan.num_tokens
-        )
-
-    def _probabilities(self, tokens: float) -> list[float]:
-        """Of the backend `reference`: scores of all pairs, saved once and twice in backward."""
-        return [FULL * self.config.model.num_heads * tokens] * 3
+    def _attention(self) -> AttentionMemory:
+        dtype = self.autocast or torch.float32
+        return AttentionMemory(self.config, self.documents, dtype, self.on_gpu)
 
     def _logits(self, tokens: float) -> float:
         if not isinstance(self.config.task, MaskedLMConfig):
@@ -211,30 +156,13 @@ class TrainingMemory:
 
     def _casts(self) -> float:
         """Copies of the matrices in autocast's type, alive from forward to backward."""
-        if not self.half:
+        if self.autocast is None:
             return 0.0
         model = self.config.model
         values = model.num_layers * block_matrices(model)
         if isinstance(self.config.task, MaskedLMConfig):
             values += (model.vocab_size or 0) * model.hidden_size
         return 2 * values
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """How densely the backend `blocked` fills memory.
-
-    Attributes:
-        keys_per_query: keys gathered, for each query of the batch.
-        pairs_per_query: places of the mask, likewise.
-    """
-
-    keys_per_query: float
-    pairs_per_query: float
-
-    def tables(self, small: int) -> list[float]:
-        """Bytes a token of key indices, boolean mask and the bias added to the scores."""
-        return [8 * self.keys_per_query, self.pairs_per_query, small * self.pairs_per_query]
 
 
 def block_matrices(model: ModelConfig) -> int:

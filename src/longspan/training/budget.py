@@ -97,7 +97,7 @@ def training_memory(
         documents,
         parameters,
         trained,
-        half=autocast_dtype(config) is not None,
+        autocast=autocast_dtype(config),
         on_gpu=on_gpu,
         process=0 if on_gpu else process,
         from_heap=not on_gpu and sys.platform == "linux",
