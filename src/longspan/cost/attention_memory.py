@@ -73,15 +73,14 @@ class AttentionMemory:
     def _of_layer(self, window: Window, tokens: float) -> list[float]:
         backend = self.backend(window)
         if backend == "native":
-            return [*self._projections(), self._small * self._width, self._sums, *self._separate()]
+            separate = self._projected() if self._are_separate else []
+            return [*self._projected(), *separate, self._values, self._sums]
         if backend == "reference":  # scores of all pairs, saved once and twice in backward
-            return [*self._unfused(), *[FULL * self.config.model.num_heads * tokens] * 3]
-        cut = self._cuts[window]
+            scores = float(FULL * self.config.model.num_heads * tokens)
+            return [*self._of_blocks(None), scores, scores, scores]
         if self.config.model.attention_dropout and not self.on_gpu:
-            return self._with_dropout(cut)
-        if cut is None:
-            return [*self._unfused(), *self._separate(repeated=True)]
-        return self._of_blocks(cut)
+            return self._with_dropout(self._cuts[window])
+        return self._of_blocks(self._cuts[window])
 
     @property
     def _small(self) -> int:
@@ -93,47 +92,51 @@ class AttentionMemory:
         return self.config.model.num_heads * self.config.model.head_size
 
     @property
+    def _values(self) -> float:
+        """Bytes a token of them."""
+        return float(self._small * self._width)
+
+    @property
     def _sums(self) -> float:
         """Log-sum-exps of the scores."""
         return float(FULL * self.config.model.num_heads)
 
-    def _projections(self, repeated: bool = False) -> list[float]:
-        """Queries, keys and values as one product makes them, and what becomes of them.
-
-        Args:
-            repeated: whether keys and values are, for every query head (`repeat_heads`).
-        """
-        model = self.config.model
-        keys = model.kv_heads * model.head_size
-        tensors = [self._width + 2 * keys]
-        if repeated and model.kv_heads < model.num_heads:
-            tensors += [self._width, self._width]
-        elif model.positions == "rotary":  # what is turned is a copy; values stay where they are
-            tensors.append(self._width + keys)
-        return [float(self._small * x) for x in tensors]
-
-    def _separate(self, repeated: bool = False) -> list[float]:
-        """Likewise of the global tokens' own projections."""
-        return self._projections(repeated) if self._are_separate else []
-
     @property
     def _are_separate(self) -> bool:
+        """Whether global tokens are projected once more."""
         return self.config.trains_global_projections and self.documents.mean_globals > 0
 
-    def _unfused(self) -> list[float]:
-        """Inputs and output of PyTorch's attention; the output also as the next layer's input."""
-        outputs = [float(self._small * self._width)] * 2
-        return [*self._projections(repeated=True), *outputs, self._sums]
+    def _projected(self) -> list[float]:
+        """Queries, keys and values as one product makes them, and the copies that are turned."""
+        model = self.config.model
+        keys = model.kv_heads * model.head_size
+        turned = [self._width + keys] if model.positions == "rotary" else []
+        return [float(self._small * x) for x in (self._width + 2 * keys, *turned)]
 
-    def _of_blocks(self, cut: Blocks) -> list[float]:
-        """Of one layer of the backend `blocked`."""
-        gathered = [self._small * self._width * cut.keys_per_query] * 2
-        output = float(self._small * self._width)
+    def _repeated(self) -> list[float]:
+        """Keys and values as `blocked` takes them, of as many heads as the queries."""
+        model = self.config.model
+        if model.kv_heads == model.num_heads:
+            return self._projected()
+        return [self._values, self._values]
+
+    def _of_blocks(self, cut: Blocks | None) -> list[float]:
+        """Of one layer of the backend `blocked`; without a cut, of its full attention."""
+        model = self.config.model
+        output = self._values
+        if cut is None:
+            inputs = self._repeated()
+            if model.kv_heads < model.num_heads:  # queries: in what was turned, or in the product
+                inputs.append(self._projected()[-1])
+            separate = self._repeated() if self._are_separate else []
+            return [*inputs, *separate, output, output, self._sums]  # by document, and of all
+        gathered = [self._values * cut.keys_per_query] * 2
+        queries = self._values
         if not self.documents.mean_globals:
-            return [*gathered, output, output, self._sums]  # the first is the queries'
+            return [*gathered, queries, output, self._sums]
         # global rows keep the ungathered keys and values, their own or the shared ones, and the
         # output before they overwrite it
-        return [*gathered, *self._unfused(), output]
+        return [*gathered, queries, output, output, self._sums, *self._repeated()]
 
     def _with_dropout(self, cut: Blocks | None) -> list[float]:
         """Likewise on a CPU with dropout, where PyTorch computes step by step and in float32."""
@@ -143,13 +146,7 @@ class AttentionMemory:
         width = float(FULL * self._width)
         # probabilities before dropout, its noise, and probabilities after it
         probabilities = [FULL * self.config.model.num_heads * pairs] * 3
-        tensors = [
-            *probabilities,
-            keys * width,
-            keys * width,
-            width,
-            float(self._small * self._width),
-        ]
+        tensors = [*probabilities, keys * width, keys * width, width, self._values]
         if self._are_separate or (cut is not None and self.documents.mean_globals):
             tensors += [width, width]  # keys and values of global rows
         return tensors
