@@ -1,5 +1,6 @@
 """The native kernel beside what every backend is held to: building, refusing, threads, limits."""
 
+import functools
 import logging
 import os
 import shutil
@@ -179,12 +180,9 @@ def test_what_it_cannot_serve_is_refused_by_name_and_left_to_blocked(
 def not_yet_loaded(monkeypatch):
     """As in a process that has not used the kernel yet."""
     monkeypatch.setattr(api, "_announced", set())
-    for cached in (native.unavailable, native._load, native_build.library):
-        cached.cache_clear()
-    yield
-    native.unavailable.cache_clear()
-    native._load.cache_clear()
-    native_build.library.cache_clear()
+    # caches of their own: clearing the process's would load the operators into it once more
+    for module, name in ((native, "unavailable"), (native, "_load"), (native_build, "library")):
+        monkeypatch.setattr(module, name, functools.cache(getattr(module, name).__wrapped__))
 
 
 @pytest.mark.parametrize(
