@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "longspan"
+PLUGIN = sorted((ROOT / "src" / "hydra_plugins").rglob("*.py"))  # the sweepers and their callback
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 # What the modules of a room may import of longspan. A room is a module or a package.
@@ -53,6 +54,8 @@ ROOMS = {
         "tasks",
     },
     "predict_files": {"errors"},
+    "composed": {"config", "pretrained", "training", "typed"},
+    "sweep": {"command", "config", "errors", "training", "typed"},
     "cli": {"command", "errors", "predict", "predict_files", "pretrained"},
     "training": {
         "batch",
@@ -72,14 +75,14 @@ ROOMS = {
 
 # Libraries that stay in certain rooms; everything else is free to all but STANDARD_ONLY.
 HOMES = {
-    "hydra": set(),  # train.py and eval.py alone
+    "hydra": set(),  # train.py, eval.py and the plugin alone
     "omegaconf": set(),
     "lightning": {"training", "data.datamodule"},
     "transformers": {"pretrained"},
     "wandb": {"training.wandb_process", "training.wandb_logger"},
     "datasets": {"data"},
     "peft": {"training.adapters"},
-    "matplotlib": {"training.figures"},
+    "matplotlib": {"training.figures", "sweep.figures"},
     "rich": {"training.report", "predict_files"},
     "torchmetrics": {"tasks"},
     "typer": {"cli"},
@@ -166,7 +169,20 @@ def test_a_backend_knows_no_other():
 def test_an_entry_point_is_hydra_and_one_call(name):
     file = ROOT / name
     assert libraries_imported(file) <= {"hydra", "omegaconf"}
-    assert len(file.read_text(encoding="utf-8").splitlines()) <= 50
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 52
+
+
+@pytest.mark.parametrize("file", PLUGIN, ids=lambda file: file.stem)
+def test_the_plugin_is_light_and_knows_no_training(file):
+    """Every start of Hydra imports it."""
+    assert libraries_imported(file) <= {"hydra", "omegaconf", "optuna"}
+    rooms = {"composed", "config", "errors", "sweep", "training", "typed"}
+    assert rooms_imported(file) <= rooms
+    assert {n for n in imports_of(file) if n.startswith("longspan.training.")} <= {
+        "longspan.training.run_folder",
+        "longspan.training.run_folder.differing_fields",
+    }
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= LINES
 
 
 @pytest.mark.parametrize("file", MODULES, ids=name_of)

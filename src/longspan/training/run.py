@@ -21,6 +21,7 @@ from longspan.training import report
 from longspan.training.adapters import adapt, check_adapters, merged_state
 from longspan.training.build import Prepared, build_trainer, check_trainer, prepare
 from longspan.training.callbacks import (
+    FiniteLoss,
     InterruptionNotice,
     StepLimit,
     Throughput,
@@ -81,7 +82,7 @@ def _train(prepared: Prepared, folder: RunFolder, started: float) -> dict[str, A
         hparams=to_dict(config),
     )
     throughput = Throughput()
-    callbacks = [throughput, InterruptionNotice(folder.last_checkpoint)]
+    callbacks = [throughput, FiniteLoss(), InterruptionNotice(folder.last_checkpoint)]
     if config.trainer.max_steps > 0:
         callbacks.append(StepLimit(config.trainer.max_steps))
     callbacks += _checkpointing(config, folder, task.monitor, "dev" in prepared.splits)
@@ -152,6 +153,7 @@ def _finish(
     if split is not None:
         evaluate = trainer.test if split == "test" else trainer.validate
         evaluate(module, dataloaders=data.evaluation_loader(split), verbose=False)
+        summary["monitor"] = list(module.task.monitor)  # the metric that counts; min or max
         summary["metrics"] = module.task.metrics(module.predictions)
         summary["by_length"] = report.by_length(module.task, module.predictions)
     if trainer.is_global_zero:

@@ -22,6 +22,7 @@ INCIDENTAL = (
     "name",
     "experiment",
     "overwrite",
+    "sweep",
     "logger",
     "data.num_proc",
     "data.num_workers",
@@ -43,6 +44,11 @@ def run_name(overrides: Iterable[str]) -> str:
         key, _, value = override.lstrip("+~").partition("=")
         if not key.startswith(INCIDENTAL):
             parts.append(f"{key.rsplit('.', 1)[-1]}={value}")
+    return folder_name(parts)
+
+
+def folder_name(parts: Iterable[str]) -> str:
+    """Parts of a name joined by commas, without what a file system or a shell would stumble over."""
     name = re.sub(r"[^\w.,=+@-]+", "_", ",".join(parts)) or "default"
     if len(name.encode()) <= 200:
         return name
