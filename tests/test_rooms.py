@@ -56,7 +56,7 @@ ROOMS = {
     "predict_files": {"errors"},
     "composed": {"config", "pretrained", "training", "typed"},
     "sweep": {"command", "config", "errors", "training", "typed"},
-    "cli": {"command", "errors", "predict", "predict_files", "pretrained"},
+    "cli": {"command", "errors", "predict", "predict_files", "pretrained", "sweep"},
     "training": {
         "batch",
         "checkpoint",
@@ -82,7 +82,7 @@ HOMES = {
     "wandb": {"training.wandb_process", "training.wandb_logger"},
     "datasets": {"data"},
     "peft": {"training.adapters"},
-    "matplotlib": {"training.figures", "sweep.figures"},
+    "matplotlib": {"training.figures", "sweep.figures", "sweep.sketch"},
     "rich": {"training.report", "predict_files"},
     "torchmetrics": {"tasks"},
     "typer": {"cli"},

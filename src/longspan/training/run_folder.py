@@ -157,10 +157,15 @@ def folder_of(config: Config) -> RunFolder:
 
 def write_text(file: Path, text: str) -> None:
     """Write aside, sync, rename: a reader or a kill never sees half a file."""
+    write_bytes(file, text.encode())
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """As `write_text`."""
     aside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with aside.open("w", encoding="utf-8") as stream:
-            stream.write(text)
+        with aside.open("wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         aside.replace(file)
