@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 
 import pytest
 
@@ -167,8 +168,10 @@ def test_a_cell_that_is_held_is_not_started(script, sweep, paths):
 
 
 def test_a_hopeless_cell_is_stopped(script, sweep, paths, monkeypatch):
-    monkeypatch.setattr(process, "POLL_SECONDS", 0.05)
-    outcome = run_cell(script("time.sleep(600)"), [], sweep, hopeless=lambda: "below the median")
+    monkeypatch.setattr(process, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(process, "hopeless", lambda *asked: "below the median")
+    sweep = replace(sweep, prune_after=3)
+    outcome = run_cell(script("time.sleep(600)"), [], sweep)
     assert outcome == Outcome("seed=0", "pruned", "below the median")
     assert json.loads(paths.failure.read_text())["kind"] == "pruned"
 

@@ -6,7 +6,7 @@ the result to a frozen `Config`, and nothing below sees anything else.
 
 from longspan.config.data import DataConfig, GlobalsConfig
 from longspan.config.model import ModelConfig, Window
-from longspan.config.run import Config, EvalConfig
+from longspan.config.run import Config, EvalConfig, EvalModelConfig
 from longspan.config.sweep import SweepConfig
 from longspan.config.tasks import ClassificationConfig, MaskedLMConfig, QAConfig, TaskConfig
 from longspan.config.training import (
@@ -23,6 +23,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "EvalConfig",
+    "EvalModelConfig",
     "GlobalsConfig",
     "LoggerConfig",
     "LoraConfig",

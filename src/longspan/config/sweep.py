@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from longspan.config.checks import at_least
 from longspan.errors import UserError
 
 Cost = Literal["time", "memory", "flops"]
@@ -17,6 +18,7 @@ class SweepConfig:
     dir: str = "sweeps"
     cell: str | None = None  # set by the sweeper: this run is that cell
     overwrite: bool = False  # redo cells whose folder holds another config
+    prune_after: int | None = None  # stop a cell below the median of so many finished; null = none
     cost: Cost = "time"  # what the report weighs quality against: a token's time, memory or FLOPs
     ceiling: float | None = None  # the most it may be: µs a token, GiB, or MFLOPs a token
 
@@ -30,5 +32,7 @@ class SweepConfig:
                 )
         if not self.dir:
             raise UserError("sweep.dir is empty; name the folder that holds the sweeps")
+        if self.prune_after is not None:
+            at_least(1, "sweep.prune_after", self.prune_after)
         if self.ceiling is not None and self.ceiling <= 0:
             raise UserError(f"sweep.ceiling={self.ceiling} must be above 0, or null for none")

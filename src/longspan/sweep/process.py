@@ -21,8 +21,10 @@ from longspan.config.sweep import SweepConfig
 from longspan.sweep.cell import BUSY, PARENT_VARIABLE, record_failure
 from longspan.sweep.lock import owner_of
 from longspan.sweep.paths import CellPaths
+from longspan.sweep.pruning import hopeless
 
 POLL_SECONDS = 0.5
+LOOK_SECONDS = 5.0  # between two looks at whether a cell is hopeless
 GRACE_SECONDS = 60.0  # from a request to end to a kill: a step and its checkpoint fit
 REASON_BYTES = 20_000  # of the end of a log, where the reason is looked for
 
@@ -38,19 +40,13 @@ class Outcome:
     reason: str = ""
 
 
-def run_cell(
-    script: str,
-    overrides: Sequence[str],
-    sweep: SweepConfig,
-    hopeless: Callable[[], str | None] | None = None,
-) -> Outcome:
+def run_cell(script: str, overrides: Sequence[str], sweep: SweepConfig) -> Outcome:
     """Run `train.py` on one cell, wait for it, and say how it went; a failure is no error here.
 
     Args:
         script: path of train.py.
         overrides: of this cell, which make `sweep`.
         sweep: `sweep.*` of the cell.
-        hopeless: asked now and then; a reason ends the cell early.
     """
     assert sweep.name is not None
     assert sweep.cell is not None
@@ -60,7 +56,9 @@ def run_cell(
         log.info("%s: %s is at it", paths.name, owner)
         return Outcome(paths.name, "busy")
     started = time.monotonic()
-    code, pruned = _run_to_end([sys.executable, script, *overrides], paths, hopeless)
+    least = sweep.prune_after
+    look = None if least is None else lambda: hopeless(paths.sweep, paths.name, least)
+    code, pruned = _run_to_end([sys.executable, script, *overrides], paths, look)
     if code == BUSY:
         return Outcome(paths.name, "busy")
     if pruned is not None and not paths.folder.is_finished:
@@ -78,7 +76,7 @@ def run_cell(
 
 
 def _run_to_end(
-    command: list[str], paths: CellPaths, hopeless: Callable[[], str | None] | None
+    command: list[str], paths: CellPaths, look: Callable[[], str | None] | None
 ) -> tuple[int, str | None]:
     """Exit code, and the reason why it was ended early if it was."""
     paths.log.parent.mkdir(parents=True, exist_ok=True)
@@ -87,13 +85,13 @@ def _run_to_end(
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file, env=environment
         )
-    pruned = None
+    pruned, looked = None, time.monotonic()
     try:
         while True:
             with suppress(subprocess.TimeoutExpired):
                 return process.wait(POLL_SECONDS), pruned
-            if hopeless is not None and pruned is None:
-                pruned = hopeless()
+            if look is not None and time.monotonic() - looked > LOOK_SECONDS:
+                pruned, looked = look(), time.monotonic()
                 if pruned is not None:
                     process.send_signal(signal.SIGINT)  # it saves nothing half
                     return _wait_or_kill(process), pruned

@@ -121,7 +121,7 @@ def read_cell(paths: CellPaths, plan: Plan) -> CellResult:
         values,
         report if finished else {},
         _read_records(paths.folder.path / "metrics.jsonl"),
-        [t for f in sorted(paths.folder.path.glob("eval-*window=*.json")) if (t := _read_json(f))],
+        [t for f in sorted(paths.folder.path.glob("eval-*-window=*.json")) if (t := _read_json(f))],
     )
 
 

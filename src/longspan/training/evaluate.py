@@ -1,12 +1,20 @@
 """A run folder's model on a split of its own data or of other data with the same columns."""
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from longspan.checkpoint import read_model
-from longspan.config import Config, DataConfig, EvalConfig, MaskedLMConfig, QAConfig
+from longspan.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    MaskedLMConfig,
+    ModelConfig,
+    QAConfig,
+)
 from longspan.data.datamodule import DocumentData
 from longspan.data.features import FeatureSet, encode_split
 from longspan.data.rows import class_names
@@ -19,7 +27,7 @@ from longspan.tasks.qa import report_losses
 from longspan.training import report
 from longspan.training.build import build_trainer
 from longspan.training.module import LongDocumentModule, Task
-from longspan.training.run_folder import RunFolder
+from longspan.training.run_folder import RunFolder, folder_name
 from longspan.typed import from_dict, to_dict
 
 log = logging.getLogger(__name__)
@@ -51,25 +59,43 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         fast_dev_run=False,
         overfit_batches=0.0,
     )
-    wanted = replace(trained, data=_other_data(trained.data, config.data), trainer=whole)
+    model = _other_window(trained.model, config.model.window)
+    data = _other_data(trained.data, config.data)
+    wanted = replace(trained, model=model, data=data, trainer=whole)
     features, task = _features(
         wanted, labels, config.split, folder.model, _table(wanted, config.split, config.data)
     )
     module = LongDocumentModule(wanted, task)
     module.load_state_dict(state)
-    data = DocumentData(wanted, {config.split: features}, task)
+    documents = DocumentData(wanted, {config.split: features}, task)
     trainer = build_trainer(wanted, logger=False, callbacks=[], enable_checkpointing=False)
-    data.trainer = trainer
-    trainer.test(module, dataloaders=data.evaluation_loader(config.split), verbose=False)
+    documents.trainer = trainer
+    trainer.test(module, dataloaders=documents.evaluation_loader(config.split), verbose=False)
     summary = {
         "split": config.split,
         "metrics": task.metrics(module.predictions),
         "by_length": report.by_length(task, module.predictions),
     }
-    file = folder.write_predictions(config.output or config.split, module.predictions)
+    name = config.output or _name(config)
+    file = folder.write_predictions(name, module.predictions)
+    if config.model.window != "keep" and not _given(config.data):
+        folder.write_evaluation(_name(config), summary | {"window": model.window})
     report.show(summary, folder.path)
     log.info("predictions: %s", file)
     return summary
+
+
+def _other_window(trained: ModelConfig, window: Any) -> ModelConfig:
+    """The model with the window that the user gave."""
+    return trained if window == "keep" else replace(trained, window=window)
+
+
+def _name(config: EvalConfig) -> str:
+    """Of the files: `test`, or `test-window=64` where the window is another."""
+    window = config.model.window
+    if window == "keep":
+        return config.split
+    return f"{config.split}-{folder_name(['window=' + json.dumps(window)])}"
 
 
 def _table(config: Config, split: str, given: dict[str, Any]) -> Any:

@@ -141,6 +141,10 @@ class RunFolder:
     def write_report(self, report: dict[str, Any]) -> None:
         write_text(self.report_file, json.dumps(report, indent=2) + "\n")
 
+    def write_evaluation(self, name: str, summary: dict[str, Any]) -> None:
+        """The result of an evaluation other than the run's own, beside its report."""
+        write_text(self.path / f"eval-{name}.json", json.dumps(summary, indent=2) + "\n")
+
     def write_predictions(self, name: str, predictions: Iterable[Any]) -> Path:
         """One JSON object a line."""
         file = self.predictions / f"{name}.jsonl"
