@@ -14,7 +14,7 @@ import pytest
 from longspan.config import SweepConfig
 from longspan.errors import UserError
 from longspan.sweep import process
-from longspan.sweep.cell import BUSY, cell_of, corruption_of, set_aside_if_corrupt
+from longspan.sweep.cell import BUSY, PLAIN, cell_of, corruption_of, set_aside_if_corrupt
 from longspan.sweep.lock import Lock, TakenError
 from longspan.sweep.paths import CellPaths
 from longspan.sweep.process import Outcome, run_cell
@@ -104,21 +104,21 @@ def test_a_failure_leaves_its_reason_and_a_further_try_removes_it(sweep, paths, 
 
 
 def test_an_interruption_is_no_failure(sweep, paths):
-    with pytest.raises(KeyboardInterrupt), cell_of(sweep, None):
+    with pytest.raises(KeyboardInterrupt), cell_of(sweep, PLAIN):
         raise KeyboardInterrupt
     assert not paths.failure.exists()
 
 
 def test_a_cell_that_somebody_is_at_is_left_alone(sweep, paths, caplog):
     caplog.set_level(logging.INFO, logger="longspan")
-    with Lock(paths.lock), pytest.raises(SystemExit) as ended, cell_of(sweep, None):
+    with Lock(paths.lock), pytest.raises(SystemExit) as ended, cell_of(sweep, PLAIN):
         pytest.fail("two at one cell")
     assert ended.value.code == BUSY
     assert f"process {os.getpid()}" in caplog.text
 
 
 def test_a_run_that_is_no_cell_is_left_alone_and_a_sweep_needs_its_flag(tmp_path):
-    with cell_of(SweepConfig(dir=str(tmp_path)), None):
+    with cell_of(SweepConfig(dir=str(tmp_path)), PLAIN):
         pass
     with (
         pytest.raises(UserError, match=r"sweep=window_layers is many runs; .* -m"),
@@ -182,7 +182,7 @@ def test_a_cell_ends_with_the_sweep_that_started_it(tmp_path, sweep, paths):
         "import sys, time\n"
         "from longspan.config import SweepConfig\n"
         "from longspan.sweep.cell import cell_of\n"
-        f"with cell_of(SweepConfig(name='s', cell='seed=0', dir={str(tmp_path)!r}), None):\n"
+        f"with cell_of(SweepConfig(name='s', cell='seed=0', dir={str(tmp_path)!r}), 'grid'):\n"
         "    open(sys.argv[1], 'w').close()\n"
         "    time.sleep(600)\n"
     )

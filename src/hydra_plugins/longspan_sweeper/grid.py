@@ -14,7 +14,7 @@ from omegaconf import OmegaConf, open_dict
 from longspan.composed import as_config, placed
 from longspan.config import Config, SweepConfig
 from longspan.errors import FieldError, UserError
-from longspan.sweep.cell import corruption_of, record_failure
+from longspan.sweep.cell import PLAIN, corruption_of, record_failure
 from longspan.sweep.lock import owner_of
 from longspan.sweep.paths import CellPaths
 from longspan.sweep.plan import Plan, as_value, cell_name, check_names, sweep_name
@@ -102,9 +102,11 @@ class GridSweeper(BasicSweeper):
         """Into the configuration, where the callback at the end finds it."""
         assert self.config is not None
         if self.config.sweep.name is None:
-            choice = self.config.hydra.runtime.choices.get("sweep")
+            choice = self.config.hydra.runtime.choices["sweep"]
             with open_dict(self.config):
-                self.config.sweep.name = sweep_name(choice, swept, fixed)
+                self.config.sweep.name = sweep_name(
+                    None if choice == PLAIN else choice, swept, fixed
+                )
 
     def _cell(self, overrides: Sequence[str], swept: Sequence[str]) -> Cell:
         pairs = dict(override.split("=", 1) for override in overrides)

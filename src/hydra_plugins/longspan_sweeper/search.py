@@ -21,7 +21,7 @@ from longspan.sweep.table import cost, quality
 log = logging.getLogger("longspan.sweep")
 
 CELL = "cell"  # attribute of a trial that ran
-OVER = "over the ceiling by"  # attribute of a trial: above 0 = it may not win
+OVER = "over the ceiling by"  # constraint of a trial: above 0 = it may not win
 
 
 class SearchSweeper(GridSweeper):
@@ -104,7 +104,6 @@ class SearchSweeper(GridSweeper):
             sampler=optuna.samplers.TPESampler(
                 seed=self.seed,
                 n_startup_trials=self.warmup,
-                constraints_func=_over if self.settings.ceiling is not None else None,
             ),
         )
 
@@ -138,7 +137,7 @@ class SearchSweeper(GridSweeper):
         else:
             signed = value if mode == "max" else -value
             if self.settings.ceiling is not None and price is not None:
-                trial.set_user_attr(OVER, price - self.settings.ceiling)
+                trial.set_constraint(OVER, price - self.settings.ceiling)
             study.tell(trial, signed if self.objective == "ceiling" else (signed, price))
 
     @property
@@ -176,7 +175,3 @@ def _distribution(override: Override) -> Any:
 def _as_override(value: Any) -> str:
     """Four digits say enough of a rate, and name its folder."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _over(trial: Any) -> tuple[float, ...]:
-    return (float(trial.user_attrs.get(OVER, 0.0)),)

@@ -17,6 +17,7 @@ from longspan.sweep.lock import Lock, TakenError
 from longspan.sweep.paths import CellPaths
 from longspan.training.run_folder import RunFolder, write_text
 
+PLAIN = "grid"  # the choice of the group `sweep` that goes with single runs
 BUSY = 75  # exit code of a cell that another process is at (EX_TEMPFAIL of sysexits.h)
 PARENT_VARIABLE = "LONGSPAN_SWEEP_PID"  # the process that waits for this one
 
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def cell_of(sweep: SweepConfig, choice: str | None) -> Iterator[None]:
+def cell_of(sweep: SweepConfig, choice: str) -> Iterator[None]:
     """Around a run: nothing where it is no cell; else its lock, and the record of its failure.
 
     Args:
@@ -35,7 +36,7 @@ def cell_of(sweep: SweepConfig, choice: str | None) -> Iterator[None]:
         SystemExit: with the code BUSY where another process is at this cell.
     """
     if sweep.cell is None or sweep.name is None:
-        if choice is not None:
+        if choice != PLAIN:
             raise UserError(f"sweep={choice} is many runs; start them with train.py -m")
         yield
         return
