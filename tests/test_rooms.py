@@ -175,7 +175,7 @@ def test_an_entry_point_is_hydra_and_one_call(name):
 @pytest.mark.parametrize("file", PLUGIN, ids=lambda file: file.stem)
 def test_the_plugin_is_light_and_knows_no_training(file):
     """Every start of Hydra imports it."""
-    assert libraries_imported(file) <= {"hydra", "omegaconf", "optuna"}
+    assert libraries_imported(file) <= {"hydra", "hydra_plugins", "omegaconf", "optuna"}
     rooms = {"composed", "config", "errors", "sweep", "training", "typed"}
     assert rooms_imported(file) <= rooms
     assert {n for n in imports_of(file) if n.startswith("longspan.training.")} <= {

@@ -13,7 +13,7 @@ from longspan.typed import from_dict, to_dict
 SPANS = ((1024, 2048, 4), (2048, 4096, 12), (4096, 8192, 14), (8192, 16384, 18), (16384, 32768, 12))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_cell():
     """Write a cell folder with a report that follows a known law of window and layers."""
 
@@ -58,14 +58,18 @@ def make_cell():
     return make
 
 
-@pytest.fixture
-def make_sweep(tmp_path, make_cell):
+@pytest.fixture(scope="session")
+def write_sweep(make_cell):
     """Write a whole sweep folder; cells of `without` are planned, but not there."""
 
-    def make(
-        windows=(16, 64, 256, None), layers=(1, 2, 4), seeds=(0, 1, 2), without=(), name="w", **more
+    def write(
+        folder,
+        windows=(16, 64, 256, None),
+        layers=(1, 2, 4),
+        seeds=(0, 1, 2),
+        without=(),
+        **more,
     ):
-        folder = tmp_path / name
         cells = {}
         for window in windows:
             for number in layers:
@@ -77,5 +81,15 @@ def make_sweep(tmp_path, make_cell):
                         make_cell(folder, window, number, seed, **more)
         Plan(["model.window", "model.num_layers", "seed"], cells).merge_into(folder)
         return folder
+
+    return write
+
+
+@pytest.fixture
+def make_sweep(tmp_path, write_sweep):
+    """As `write_sweep`, in a folder of this test."""
+
+    def make(*shape, name="w", **more):
+        return write_sweep(tmp_path / name, *shape, **more)
 
     return make

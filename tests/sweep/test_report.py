@@ -47,9 +47,14 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_a_report_is_three_files_that_need_nothing_else(make_sweep):
-    folder = make_sweep()
-    drawn = draw(folder)
+@pytest.fixture(scope="module")
+def drawn(write_sweep, tmp_path_factory):
+    """The report of a whole sweep."""
+    return draw(write_sweep(tmp_path_factory.mktemp("sweeps") / "whole"))
+
+
+def test_a_report_is_three_files_that_need_nothing_else(drawn):
+    folder = drawn.results.folder
     assert [file.name for file in drawn.files] == ["report.csv", "report.png", "report.html"]
     assert drawn.summary == ""
     html = (folder / "report.html").read_text()
@@ -193,9 +198,8 @@ def test_a_browser_sorts_the_table_and_runs_nothing_else(make_sweep, browse):
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_page_is_no_wider_than_its_window(make_sweep, browse, width):
-    folder = make_sweep()
-    draw(folder)
+def test_a_page_is_no_wider_than_its_window(drawn, browse, width):
+    folder = drawn.results.folder
     # the browser's own window has a least width: a frame has not
     measure = (
         "<script>onload = () => { const d = frames[0].document.documentElement; "
