@@ -328,6 +328,8 @@ def test_a_wrong_command_line_is_answered_in_one_line(wrong, said, tmp_path):
         (["run=x", "split=valid"], "split='valid' has the wrong type; allowed: train | dev | test"),
         (["rnu=x"], "rnu is not a field; did you mean run?"),
         (["run=x", "data.text_colum=y"], "did you mean data.text_column?"),
+        (["run=x", "model.num_layers=2"], "model.num_layers is not a field; known: window"),
+        (["run=x", "model.window=wide"], "model.window='wide' has the wrong type; allowed: an"),
     ],
     ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",
 )
