@@ -92,6 +92,7 @@ def test_a_sweep_survives_a_kill_and_ends_in_a_picture(start, run, tmp_path):
     assert reports(folder) == after
 
 
+@pytest.mark.slow
 def test_what_cannot_run_is_recorded_and_the_rest_goes_on(start, tmp_path):
     folder = tmp_path / "sweeps" / "s"
     damaged, taken = (CellPaths(folder, f"window={w},num_heads=2") for w in (4, 8))
@@ -110,6 +111,7 @@ def test_what_cannot_run_is_recorded_and_the_rest_goes_on(start, tmp_path):
     assert "report.html" in stdout
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_where_it_was_killed_until_it_has_its_trials(start, run, tmp_path):
     pytest.importorskip("optuna")
     search = [
