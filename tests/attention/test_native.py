@@ -179,12 +179,8 @@ def test_what_it_cannot_serve_is_refused_by_name_and_left_to_blocked(
 def not_yet_loaded(monkeypatch):
     """As in a process that has not used the kernel yet."""
     monkeypatch.setattr(api, "_announced", set())
-    for cached in (native.unavailable, native._load, native_build.library):
-        cached.cache_clear()
-    yield
-    native.unavailable.cache_clear()
-    native._load.cache_clear()
-    native_build.library.cache_clear()
+    for module, name in ((native, "unavailable"), (native, "_load"), (native_build, "library")):
+        monkeypatch.setattr(module, name, getattr(module, name).__wrapped__)
 
 
 @pytest.mark.parametrize(
