@@ -347,7 +347,9 @@ def test_help_names_groups_and_fields(script, tmp_path):
     assert "src/longspan/config/" in done.stdout
     assert "hydra" not in done.stdout.lower()
     if script == "train.py":
-        assert "\nexperiment: debug_one_step, debug_overfit, default, minilm_long_era" in done.stdout
+        assert (
+            "\nexperiment: debug_one_step, debug_overfit, default, minilm_long_era" in done.stdout
+        )
         assert "\n  window: 64\n" in done.stdout
 
 
