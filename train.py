@@ -1,40 +1,44 @@
-"""Train a model: `python train.py --help`."""
+"""Train a model, or with -m many: `python train.py --help`."""
 
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from longspan.command import quiet_lightning, run_command, user_errors
-from longspan.config import Config
-from longspan.training.run_folder import folder_of, run_name
+from longspan.composed import as_config, placed
+from longspan.config import Config, SweepConfig
+from longspan.sweep.cell import cell_of
+from longspan.sweep.process import Outcome, run_cell
+from longspan.training.run_folder import folder_of
 from longspan.typed import from_dict
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(composed: DictConfig) -> None:
+def main(composed: DictConfig) -> Outcome | None:
+    job = HydraConfig.get()
     with user_errors():
-        run(plain(composed, HydraConfig.get().overrides.task))
+        sweep = from_dict(SweepConfig, OmegaConf.to_container(composed.sweep), "sweep")
+        if job.mode == RunMode.MULTIRUN:
+            return run_cell(__file__, job.overrides.task, sweep)
+        with cell_of(sweep, job.runtime.choices["sweep"]):
+            run(plain(composed, job.overrides.task))
 
 
 def plain(composed: DictConfig, overrides: list[str]) -> dict[str, Any]:
-    """The composed configuration as plain values, named after its overrides."""
-    data: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    return data | {"name": run_name(overrides) if data["name"] is None else data["name"]}
+    """Plain values, named after the overrides or the cell."""
+    return placed(OmegaConf.to_container(composed, resolve=True, throw_on_missing=True), overrides)
 
 
 def run(data: dict[str, Any]) -> Config:
     """Train, after the run that this one starts from."""
     if data["first"]:
         first = plain(hydra.compose("train", data["first"]), data["first"])
-        where = {"runs_dir": data["runs_dir"], "logger": data["logger"]}
-        data["model"]["pretrained"] = str(folder_of(run(first | where)).model)
-    if data["model"].get("pretrained") is not None:
-        from longspan.pretrained.load import complete_config
-
-        data = complete_config(data)
-    config = from_dict(Config, data)
+        config = run(first | {name: data[name] for name in ("runs_dir", "logger")})
+        data["model"]["pretrained"] = str(folder_of(config).model)
+    config = as_config(data)
     # torch and the rest take seconds to load: a wrong command line is answered before that
     from longspan.training.run import train
 

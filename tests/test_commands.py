@@ -328,6 +328,8 @@ def test_a_wrong_command_line_is_answered_in_one_line(wrong, said, tmp_path):
         (["run=x", "split=valid"], "split='valid' has the wrong type; allowed: train | dev | test"),
         (["rnu=x"], "rnu is not a field; did you mean run?"),
         (["run=x", "data.text_colum=y"], "did you mean data.text_column?"),
+        (["run=x", "model.num_layers=2"], "model.num_layers is not a field; known: window"),
+        (["run=x", "model.window=wide"], "model.window='wide' has the wrong type; allowed: an"),
     ],
     ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",
 )
@@ -345,7 +347,9 @@ def test_help_names_groups_and_fields(script, tmp_path):
     assert "src/longspan/config/" in done.stdout
     assert "hydra" not in done.stdout.lower()
     if script == "train.py":
-        assert "\nexperiment: debug_one_step, debug_overfit, minilm_long_era" in done.stdout
+        assert (
+            "\nexperiment: debug_one_step, debug_overfit, default, minilm_long_era" in done.stdout
+        )
         assert "\n  window: 64\n" in done.stdout
 
 

@@ -11,7 +11,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from longspan.config import Config, DataConfig, EvalConfig, TrainerConfig
+from longspan.composed import placed
+from longspan.config import Config, DataConfig, EvalConfig, SweepConfig, TrainerConfig
 from longspan.pretrained.load import complete_config
 from longspan.training.run import train
 from longspan.training.tracking import read_metrics
@@ -70,7 +71,7 @@ SMALLER = {
 }
 
 
-def composed(*overrides, config_name="train"):
+def as_composed(*overrides, config_name="train"):
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         config = compose(config_name, overrides=list(overrides))
     data = OmegaConf.to_container(config, resolve=True)
@@ -78,12 +79,17 @@ def composed(*overrides, config_name="train"):
     return data
 
 
+def composed(*overrides, config_name="train"):
+    data = as_composed(*overrides, config_name=config_name)
+    return placed(data, []) if config_name == "train" else data
+
+
 def config_of(*overrides):
     return from_dict(Config, composed("name=x", *overrides))
 
 
 def test_every_group_is_a_field_and_every_field_a_group():
-    folders = {f.name for f in CONF.iterdir() if f.is_dir()} - {"experiment", "hydra"}
+    folders = {f.name for f in CONF.iterdir() if f.is_dir()} - {"experiment", "hydra", "sweep"}
     assert folders == set(GROUPS)
     assert set(BASES) == set(GROUPS)
 
@@ -125,6 +131,22 @@ def test_every_experiment_composes_and_converts(experiment):
 def test_a_debugging_preset_tracks_nothing_unless_told_to(experiment):
     assert config_of(f"experiment={experiment}").logger.kind == "none"
     assert config_of(f"experiment={experiment}", "logger=wandb").logger.kind == "wandb"
+
+
+SWEEPS = sorted(file.stem for file in CONF.glob("sweep/*.yaml"))
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_every_sweep_composes_and_converts(sweep):
+    data = as_composed(f"sweep={sweep}", "name=x")
+    known = {f.name for f in fields(SweepConfig)}
+    assert data["sweep"].keys() == known
+    assert from_dict(SweepConfig, data["sweep"]).cell is None
+    from_dict(Config, placed(data, []))
+
+
+def test_the_sweep_says_what_its_dataclass_says():
+    assert as_composed()["sweep"] == to_dict(SweepConfig())
 
 
 @pytest.mark.parametrize(("group", "option"), BASES.items())

@@ -20,6 +20,13 @@ QUICK_TRAINING = (
     "trainer.limit_train_batches=1 trainer.limit_val_batches=1 trainer.limit_test_batches=1 "
     "model.hidden_size=16 data.max_length=128 data.tokens_per_batch=1024"
 ).split()
+# what the sweeps of docs/sweeps.md would be called without QUICK_TRAINING
+SWEEP_NAMES = {
+    "model.window=16,64 model.num_layers=1 experiment=debug_one_step": (
+        "window,experiment=debug_one_step,num_layers=1"
+    ),
+    "sweep=window_layers model.window=64,128 model.num_layers=1 seed=0": "window_layers",
+}
 # commands that another test runs, or that are this very test suite
 ELSEWHERE = {
     "make test": "this is it",
@@ -27,6 +34,10 @@ ELSEWHERE = {
     "python train.py experiment=minilm_long_era": "tests/test_commands.py, both parts shortened",
     "make needle": "tests/test_needle_qa.py, made small",
     "python benchmarks/needle.py": "tests/benchmarks/test_needle.py",
+    "python train.py -m sweep=window_layers": "an hour; tests/sweep/test_sweep.py runs small ones",
+    "python train.py -m sweep=window_layers hydra/launcher=two_at_once": "likewise, twice at once",
+    "python train.py -m sweep=optuna sweep.ceiling=60": "tests/sweep/test_sweep.py, smaller",
+    "python train.py -m sweep=optuna hydra.sweeper.objective=front hydra.sweeper.trials=40": "likewise",
     "python benchmarks/quality.py": "tests/benchmarks/test_quality.py",
     "python benchmarks/read_far.py": "tests/benchmarks/test_read_far.py",
 }
@@ -131,6 +142,9 @@ def shortened(words: list[str]) -> list[str]:
     from longspan.training.run_folder import run_name
 
     given = {word.partition("=")[0] for word in words}
+    if "-m" in words:  # it names itself
+        extra = [word for word in QUICK_TRAINING if word.partition("=")[0] not in given]
+        return [*extra, f"sweep.name='{SWEEP_NAMES[' '.join(words[3:])]}'"]
     if "model.pretrained" in given:
         given.add("model.hidden_size")  # it has its own
     extra = [word for word in QUICK_TRAINING if word.partition("=")[0] not in given]

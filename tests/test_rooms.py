@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "longspan"
+PLUGIN = sorted((ROOT / "src" / "hydra_plugins").rglob("*.py"))  # the sweepers and their callback
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 # What the modules of a room may import of longspan. A room is a module or a package.
@@ -64,6 +65,7 @@ ROOMS = {
         "predict",
         "predict_files",
         "pretrained",
+        "sweep",
     },
     "forecast": {
         "attention",
@@ -79,6 +81,8 @@ ROOMS = {
         "reach",
         "training",
     },
+    "composed": {"config", "pretrained", "training", "typed"},
+    "sweep": {"command", "config", "errors", "training", "typed"},
     "training": {
         "batch",
         "checkpoint",
@@ -98,14 +102,19 @@ ROOMS = {
 
 # Libraries that stay in certain rooms; everything else is free to all but STANDARD_ONLY.
 HOMES = {
-    "hydra": {"compose"},  # beside train.py and eval.py
+    "hydra": {"compose"},  # beside train.py, eval.py and the plugin
     "omegaconf": {"compose"},
     "lightning": {"training", "data.datamodule", "forecast.steps"},
     "transformers": {"pretrained"},
     "wandb": {"training.wandb_process", "training.wandb_logger"},
     "datasets": {"data"},
     "peft": {"training.adapters"},
-    "matplotlib": {"training.figures", "forecast.reach_picture"},
+    "matplotlib": {
+        "training.figures",
+        "forecast.reach_picture",
+        "sweep.figures",
+        "sweep.sketch",
+    },
     "rich": {"training.report", "predict_files", "forecast", "cli"},
     "torchmetrics": {"tasks"},
     "typer": {"cli"},
@@ -192,7 +201,20 @@ def test_a_backend_knows_no_other():
 def test_an_entry_point_is_hydra_and_one_call(name):
     file = ROOT / name
     assert libraries_imported(file) <= {"hydra", "omegaconf"}
-    assert len(file.read_text(encoding="utf-8").splitlines()) <= 50
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 52
+
+
+@pytest.mark.parametrize("file", PLUGIN, ids=lambda file: file.stem)
+def test_the_plugin_is_light_and_knows_no_training(file):
+    """Every start of Hydra imports it."""
+    assert libraries_imported(file) <= {"hydra", "hydra_plugins", "omegaconf", "optuna"}
+    rooms = {"composed", "config", "errors", "sweep", "training", "typed"}
+    assert rooms_imported(file) <= rooms
+    assert {n for n in imports_of(file) if n.startswith("longspan.training.")} <= {
+        "longspan.training.run_folder",
+        "longspan.training.run_folder.differing_fields",
+    }
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= LINES
 
 
 @pytest.mark.parametrize("file", MODULES, ids=name_of)

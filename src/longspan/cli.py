@@ -141,6 +141,30 @@ def predict(
         typer.echo(f"{output}: {count} predictions")
 
 
+class CostKind(StrEnum):
+    time = "time"
+    memory = "memory"
+    flops = "flops"
+
+
+@app.command()
+def report(
+    sweep: Annotated[Path, typer.Argument(help="folder of a sweep, finished or not")],
+    cost: Annotated[
+        CostKind | None, typer.Option(help="what quality is weighed against; as swept if not given")
+    ] = None,
+    ceiling: Annotated[
+        float | None, typer.Option(help="the most it may be: µs a token, GiB, MFLOPs a token")
+    ] = None,
+) -> None:
+    """Draw report.html, report.png and report.csv of a sweep."""
+    from longspan.sweep.report import draw  # loads matplotlib
+
+    drawn = draw(sweep, None if cost is None else cost.value, ceiling)
+    for line in filter(None, [drawn.verdict, drawn.summary, str(drawn.files[-1])]):
+        typer.echo(line)
+
+
 def main() -> int | None:
     """Run a command; what the command line gets wrong ends in one line and code 1, as in train.py."""
     set_up_logging()

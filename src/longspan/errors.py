@@ -9,6 +9,10 @@ class UserError(ValueError):
     """
 
 
+class FieldError(UserError):
+    """A field that does not exist, or a value of the wrong type: a slip, whatever else is given."""
+
+
 def was_interrupted(error: BaseException | None) -> bool:
     """Whether Ctrl-C is behind an error: cut off in its own clean-up, a library may raise another."""
     while error is not None and not isinstance(error, KeyboardInterrupt):

@@ -10,7 +10,7 @@ import types
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from longspan.errors import UserError
+from longspan.errors import FieldError, UserError
 
 T = TypeVar("T")
 
@@ -42,11 +42,11 @@ def to_dict(config: Any) -> dict[str, Any]:
     return _plain(asdict(config))
 
 
-def unknown_key(full_name: str, key: str, known: list[str]) -> UserError:
+def unknown_key(full_name: str, key: str, known: list[str]) -> FieldError:
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     prefix = full_name[: len(full_name) - len(key)]
     remedy = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(known)}"
-    return UserError(f"{full_name} is not a field; {remedy}")
+    return FieldError(f"{full_name} is not a field; {remedy}")
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
@@ -117,8 +117,8 @@ def _convert_tuple(members: tuple[Any, ...], hint: Any, value: Any, path: str) -
     return tuple(_convert(m, v, f"{path}[{i}]") for i, (m, v) in enumerate(zip(members, value)))
 
 
-def _wrong(path: str, value: Any, hint: Any) -> UserError:
-    return UserError(f"{path}={value!r} has the wrong type; allowed: {_say(hint)}")
+def _wrong(path: str, value: Any, hint: Any) -> FieldError:
+    return FieldError(f"{path}={value!r} has the wrong type; allowed: {_say(hint)}")
 
 
 def _say(hint: Any) -> str:

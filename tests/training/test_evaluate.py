@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from longspan.config import EvalConfig
+from longspan.config import EvalConfig, EvalModelConfig
 from longspan.errors import UserError
 from longspan.training.build import build_trainer
 from longspan.training.evaluate import evaluate
@@ -191,3 +191,24 @@ def test_splits_that_training_cut_from_one_file_are_cut_alike(make_config, tmp_p
     again = evaluate(EvalConfig(run=str(run), split="test"))
     assert (run / "predictions/test.jsonl").read_text() == predicted
     assert again["metrics"] == pytest.approx(report["metrics"])
+
+
+def test_another_window_is_evaluated_beside_the_run(folder, report, config):
+    as_trained = EvalModelConfig(window=config.model.window)
+    same = evaluate(EvalConfig(run=str(folder), model=as_trained))
+    assert same["metrics"] == pytest.approx(report["metrics"])
+    evaluate(EvalConfig(run=str(folder), model=EvalModelConfig(window=None)))
+    written = json.loads((folder / "eval-test-window=null.json").read_text())
+    assert written["window"] is None
+    assert written["split"] == "test"
+    assert written["metrics"].keys() == report["metrics"].keys()
+    # documents of up to 32 tokens see more than the four at each side that they were trained with
+    assert written["metrics"]["loss"] != report["metrics"]["loss"]
+    assert len(rows_of(folder, "test-window=null")) == 9
+    assert rows_of(folder, "test-window=4") == rows_of(folder, "test")
+    assert json.loads((folder / "report.json").read_text())["metrics"] == report["metrics"]
+
+
+def test_a_window_that_cannot_be_is_refused(folder):
+    with pytest.raises(UserError, match=r"model.window=-1 is negative"):
+        evaluate(EvalConfig(run=str(folder), model=EvalModelConfig(window=-1)))

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import time
 
 import pytest
 
+from longspan.config import LoggerConfig
 from longspan.training import wandb_logger, wandb_process
 
 
@@ -179,3 +181,32 @@ def test_a_pickled_logger_starts_the_run_only_where_it_has_not_started(fake_wand
     inert.log_metrics({"loss": 1.0}, step=0)
     assert inert.experiment._process is None
     copy.close()
+
+
+def test_files_go_along_as_an_artifact(fake_wandb, make_logger, close_in_time, tracking_warnings):
+    calls = fake_wandb("""
+        class Artifact:
+            def __init__(self, name, kind):
+                self.said = [name, kind]
+            def add_file(self, path):
+                self.said.append(path)
+            def __str__(self):
+                return " ".join(self.said)
+    """)
+    logger = make_logger()
+    logger.log_files("s,x-report", "report", [wandb_process.__file__])
+    close_in_time(logger)
+    said = [line for line in calls.read_text().splitlines() if line.startswith("log_artifact")]
+    assert said == [f"log_artifact s-x-report report {wandb_process.__file__}"]
+    assert not tracking_warnings()
+
+
+def test_cells_have_ids_of_their_own_however_long_their_names(tmp_path):
+    def run_id(seed):
+        name = ",".join(f"field_{n}=0.001" for n in range(20)) + f",seed={seed}"
+        logger = wandb_logger.DetachedWandbLogger(LoggerConfig(), tmp_path, f"s-{name}", "s", {})
+        return logger.experiment.id
+
+    assert run_id(0) == run_id(0) != run_id(1)
+    assert len(run_id(0)) <= 128
+    assert re.fullmatch(r"[\w.=-]+", run_id(0))

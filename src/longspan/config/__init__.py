@@ -6,7 +6,8 @@ the result to a frozen `Config`, and nothing below sees anything else.
 
 from longspan.config.data import DataConfig, GlobalsConfig, NeedleConfig
 from longspan.config.model import ModelConfig, Window
-from longspan.config.run import Config, EvalConfig
+from longspan.config.run import Config, EvalConfig, EvalModelConfig
+from longspan.config.sweep import SweepConfig
 from longspan.config.tasks import (
     AskingConfig,
     ChoiceConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "EvalConfig",
+    "EvalModelConfig",
     "GlobalsConfig",
     "LoggerConfig",
     "LoraConfig",
@@ -41,6 +43,7 @@ __all__ = [
     "NeedleConfig",
     "OptimConfig",
     "QAConfig",
+    "SweepConfig",
     "TaskConfig",
     "TrainerConfig",
     "Window",

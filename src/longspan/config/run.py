@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from longspan.config.checks import at_least
 from longspan.config.data import DataConfig, GlobalsConfig
-from longspan.config.model import ModelConfig
+from longspan.config.model import ModelConfig, Window
 from longspan.config.tasks import (
     AskingConfig,
     ChoiceConfig,
@@ -145,17 +145,23 @@ class Config:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvalModelConfig:
+    """What an evaluation may change of the model: nothing that its weights depend on."""
+
+    window: Window | Literal["keep"] | tuple[Window, ...] = "keep"  # as in ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """Evaluation of a finished run."""
 
     run: str = ""  # the run folder
     split: Literal["train", "dev", "test"] = "test"
     output: str | None = None  # predictions/<output>.jsonl; null = the split's name
-    format: Literal["squad", "cuad", "hotpot"] | None = (
-        None  # predictions/<output>.<format>/ beside it, as
-    )
-    # the official scorer reads them
+    # predictions/<output>.<format>/ beside it, as the official scorer reads them
+    format: Literal["squad", "cuad", "hotpot"] | None = None
     page: int = 100  # questions on predictions/<output>.html, worst first; 0 = no page
+    model: EvalModelConfig = field(default_factory=EvalModelConfig)
     data: dict[str, Any] = field(default_factory=dict)  # fields of data.*; null = as in the run
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """A run folder's model on a split of its own data or of other data with the same columns."""
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from longspan.config import (
     DataConfig,
     EvalConfig,
     MaskedLMConfig,
+    ModelConfig,
     QAConfig,
     TrainerConfig,
 )
@@ -29,7 +31,7 @@ from longspan.training.answer_page import ShownAnswer, answer_page, worst_first
 from longspan.training.build import build_trainer
 from longspan.training.module import LongDocumentModule, Task
 from longspan.training.official import official_format
-from longspan.training.run_folder import RunFolder
+from longspan.training.run_folder import RunFolder, folder_name
 from longspan.typed import from_dict, to_dict
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     official = official_format(config, trained.task)
     wanted = replace(
         trained,
+        model=_other_window(trained.model, config.model.window),
         data=_other_data(trained.data, config.data),
         trainer=_whole_and_here(trained.trainer),
     )
@@ -71,7 +74,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     data.trainer = trainer
     trainer.test(module, dataloaders=data.evaluation_loader(config.split), verbose=False)
     summary: dict[str, Any] = {"split": config.split} | report.breakdown(task, module.predictions)
-    name = config.output or config.split
+    name = config.output or _name(config)
     written = {"predictions": folder.write_predictions(name, module.predictions)}
     if official is not None:
         files = official.files(module.predictions)
@@ -83,6 +86,8 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         title = f"{config.run}: {config.split}"
         page = answer_page(title, summary["metrics"], shown, len(module.predictions))
         written["page"] = folder.write_page(name, page)
+    if config.model.window != "keep" and not _given(config.data):
+        folder.write_evaluation(_name(config), summary | {"window": wanted.model.window})
     report.show(summary, folder.path)
     for what, file in written.items():
         log.info("%s: %s", what, file)
@@ -101,6 +106,24 @@ def _whole_and_here(trainer: TrainerConfig) -> TrainerConfig:
         fast_dev_run=False,
         overfit_batches=0.0,
     )
+
+
+def _other_window(trained: ModelConfig, window: Any) -> ModelConfig:
+    """The model with the window that the user gave."""
+    return trained if window == "keep" else replace(trained, window=window)
+
+
+def _name(config: EvalConfig) -> str:
+    """Of the files: `test`; `test-window=64` where the window is another, `test-of-more` for more.csv.
+
+    So the predictions of the run itself are never written over.
+    """
+    given, window = _given(config.data), config.model.window
+    sources = [given["path"]] if "path" in given else list(given.get("files", {}).values())
+    parts = [config.split, *(f"of-{Path(source).stem}" for source in sources[:1])]
+    if window != "keep":
+        parts.append(folder_name(["window=" + json.dumps(window)]))
+    return "-".join(parts)
 
 
 def _table(config: Config, split: str, given: dict[str, Any]) -> Any:

@@ -24,6 +24,7 @@ from longspan.training.adapters import adapt, check_adapters, merged_state
 from longspan.training.budget import fill_in_budget, predicted
 from longspan.training.build import Prepared, build_trainer, check_trainer, prepare
 from longspan.training.callbacks import (
+    FiniteLoss,
     InterruptionNotice,
     StepLimit,
     Throughput,
@@ -102,7 +103,7 @@ def _train(
         hparams=to_dict(config),
     )
     throughput = Throughput()
-    callbacks = [throughput, InterruptionNotice(folder.last_checkpoint)]
+    callbacks = [throughput, FiniteLoss(), InterruptionNotice(folder.last_checkpoint)]
     if config.trainer.max_steps > 0:
         callbacks.append(StepLimit(config.trainer.max_steps))
     callbacks += _checkpointing(config, folder, task.monitor, "dev" in prepared.splits)
@@ -176,6 +177,7 @@ def _finish(
     if split is not None:
         evaluate = trainer.test if split == "test" else trainer.validate
         evaluate(module, dataloaders=data.evaluation_loader(split), verbose=False)
+        summary["monitor"] = list(module.task.monitor)  # the metric that counts; min or max
         summary |= report.breakdown(module.task, module.predictions)
     if trainer.is_global_zero:
         save_model(

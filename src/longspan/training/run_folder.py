@@ -22,6 +22,7 @@ INCIDENTAL = (
     "name",
     "experiment",
     "overwrite",
+    "sweep",
     "logger",
     "data.num_proc",
     "data.num_workers",
@@ -43,6 +44,11 @@ def run_name(overrides: Iterable[str]) -> str:
         key, _, value = override.lstrip("+~").partition("=")
         if not key.startswith(INCIDENTAL):
             parts.append(f"{key.rsplit('.', 1)[-1]}={value}")
+    return folder_name(parts)
+
+
+def folder_name(parts: Iterable[str]) -> str:
+    """Parts of a name joined by commas, without what a file system or a shell would stumble over."""
     name = re.sub(r"[^\w.,=+@-]+", "_", ",".join(parts)) or "default"
     if len(name.encode()) <= 200:
         return name
@@ -154,6 +160,10 @@ class RunFolder:
     def write_report(self, report: dict[str, Any]) -> None:
         write_text(self.report_file, json.dumps(report, indent=2) + "\n")
 
+    def write_evaluation(self, name: str, summary: dict[str, Any]) -> None:
+        """The result of an evaluation other than the run's own, beside its report."""
+        write_text(self.path / f"eval-{name}.json", json.dumps(summary, indent=2) + "\n")
+
     def write_predictions(self, name: str, predictions: Iterable[Any]) -> Path:
         """One JSON object a line."""
         file = self.predictions / f"{name}.jsonl"
@@ -184,10 +194,15 @@ def folder_of(config: Config) -> RunFolder:
 
 def write_text(file: Path, text: str) -> None:
     """Write aside, sync, rename: a reader or a kill never sees half a file."""
+    write_bytes(file, text.encode())
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """As `write_text`."""
     aside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with aside.open("w", encoding="utf-8") as stream:
-            stream.write(text)
+        with aside.open("wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         aside.replace(file)

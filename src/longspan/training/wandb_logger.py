@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,8 @@ class DetachedWandbLogger(WandbLogger):
     """Lightning's WandbLogger whose run lives in another process (why: see `wandb_process`).
 
     wandb is not imported here. No call waits, raises or prints; what goes wrong is one warning.
-    Hyperparameters, metrics and image files are served. The other methods of Lightning's logger
-    (tables, artifacts, `watch`) are not, and no checkpoint is uploaded.
+    Hyperparameters, metrics, image files and artifacts of files are served. The other methods of
+    Lightning's logger (tables, `watch`) are not, and no checkpoint is uploaded.
 
     Args:
         config: project, mode and so on.
@@ -55,7 +57,7 @@ class DetachedWandbLogger(WandbLogger):
             "group": group,
             "tags": list(config.tags),
             "name": run_dir.name,
-            "id": re.sub(r"[^\w.=-]", "-", run_id),  # W&B reserves : ; , # ? / '
+            "id": _name(run_id),
             "dir": str(run_dir),
             "config": hparams,
         }
@@ -93,6 +95,18 @@ class DetachedWandbLogger(WandbLogger):
         paths = {key: [os.path.abspath(image) for image in images]}
         at_step = {} if step is None else {wandb_process.GLOBAL_STEP: step}
         self._run.call("log_images", {"paths": paths, **at_step})
+
+    @rank_zero_only
+    def log_files(self, name: str, kind: str, files: Sequence[Path]) -> None:
+        """Keep files as an artifact.
+
+        Args:
+            name: of the artifact; W&B makes a new version of it where the files have changed.
+            kind: W&B's type of the artifact.
+            files: read soon after the call.
+        """
+        paths = [os.path.abspath(file) for file in files]
+        self._run.call("log_files", {"name": _name(name), "type": kind, "paths": paths})
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -238,6 +252,14 @@ class RemoteRun:
         process.stdout.close()
         if self._dropped:
             log.warning("W&B was too slow and missed %d records", self._dropped)
+
+
+def _name(text: str) -> str:
+    """As an id that W&B takes: it reserves : ; , # ? / ' and has room for 128 characters."""
+    name = re.sub(r"[^\w.=-]", "-", text)
+    if len(name) <= 128:
+        return name
+    return f"{name[:110]}-{sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _json_line(message: dict[str, Any]) -> bytes:

@@ -163,6 +163,13 @@ def _call(run: Any, call: str, values: dict[str, Any]) -> None:
 
         paths = values.pop("paths")
         run.log(values | {key: [wandb.Image(path) for path in paths[key]] for key in paths})
+    elif call == "log_files":
+        import wandb
+
+        artifact = wandb.Artifact(values["name"], values["type"])
+        for path in values["paths"]:
+            artifact.add_file(path)
+        run.log_artifact(artifact)
     else:
         assert call == "update_config", call
         run.config.update(values, allow_val_change=True)

@@ -19,6 +19,7 @@ struct Heads {
   int64_t head_stride = 0;
 
   Heads() = default;
+  // without PyTorch's check for writers: outputs are new, inputs have const elements
   explicit Heads(const at::Tensor& x)
       : data(static_cast<Element*>(const_cast<void*>(x.const_data_ptr()))),
         token_stride(x.stride(0)),

@@ -4,20 +4,11 @@
 #include <ATen/ops/zeros.h>
 
 #include "backward_block.h"
+#include "key_gradients.h"
 #include "operators.h"
 
 namespace longspan {
 namespace {
-
-// Keys and values of a segment, or of global tokens, in the three layouts that a backward reads.
-template <class Number>
-struct PackedKeys {
-  Buffer<Word> transposed_keys, transposed_values, stacked_keys;
-  PackedKeys(int64_t keys, HeadSize<Number> head)
-      : transposed_keys(keys * head.words),
-        transposed_values(keys * head.words),
-        stacked_keys(keys / Number::kPerWord * head.padded) {}
-};
 
 template <class Number>
 struct Memory {
@@ -44,17 +35,11 @@ struct Backward {
   const float* lse;         // (H, T)
   const float* global_lse;  // (H, G)
   int64_t num_globals;
-  Heads<Element> dq, dk, dv, dglobal_q, dglobal_k, dglobal_v;
-  float* sums;      // of each segment, (K, 2, keys, padded): gradients of keys, then of values
-  float* far_part;  // (parts, K, 2, padded): each segment's share of its document's global tokens
-  float* dq_part;   // (parts, H, padded): each segment's share of global queries' gradients
+  KeyGradients<Number> keys;
+  Heads<Element> dq, dglobal_q, dglobal_k, dglobal_v;
+  float* dq_part;  // (parts, H, padded): each segment's share of global queries' gradients
 
   int64_t columns() const { return a.head.padded; }
-
-  float* sums_of(const Segment& segment, int64_t kv_head) const {
-    const int64_t before = segment.first_sum * a.num_kv_heads + kv_head * segment.num_keys();
-    return sums + before * 2 * columns();
-  }
 
   void run(int64_t task, Memory<Number>& memory) const {
     const Segment& segment = a.all.segments[task / a.num_kv_heads];
@@ -63,38 +48,7 @@ struct Backward {
     std::fill_n(static_cast<float*>(memory.sums), 2 * segment.num_keys() * columns(), 0.0f);
     if (document.has_local_rows) local_rows(document, segment, kv_head, memory);
     if (document.has_global_rows) global_rows(document, segment, kv_head, memory);
-    write_keys(document, segment, kv_head, memory.sums);
-  }
-
-  // Keys that no other segment reaches are done; the others' sums wait for `combine`.
-  void write_keys(
-      const Document& document, const Segment& segment, int64_t kv_head, const float* own) const {
-    const auto dk_rows = dk.rows(kv_head, document.start);
-    const auto dv_rows = dv.rows(kv_head, document.start);
-    const int64_t to_values = segment.num_keys() * columns();
-    float* waiting = sums_of(segment, kv_head);
-    auto global = document.globals.begin();
-    // what was packed before, up to a multiple, is not the segment's
-    const int64_t first = std::max<int64_t>(0, segment.first - document.reach());
-    for (int64_t j = first; j < segment.last_key; ++j) {
-      const int64_t at = (j - segment.first_key) * columns();
-      if (is_shared(document, j, global)) {
-        std::copy_n(own + at, columns(), waiting + at);
-        std::copy_n(own + to_values + at, columns(), waiting + to_values + at);
-      } else {
-        write_row(own + at, 1.0f, a.head.size, dk_rows[j]);
-        write_row(own + to_values + at, 1.0f, a.head.size, dv_rows[j]);
-      }
-    }
-  }
-
-  // Whether several segments add to key j; `global` walks along the document's global tokens.
-  bool is_shared(
-      const Document& document, int64_t j, std::vector<int64_t>::const_iterator& global) const {
-    while (global != document.globals.end() && *global < j) ++global;
-    const bool is_global = global != document.globals.end() && *global == j;
-    return (is_global && document.has_far_keys) ||
-           document.first_reaching(j) < document.last_reaching(j);
+    keys.write(document, segment, kv_head, memory.sums);
   }
 
   void local_rows(
@@ -116,8 +70,7 @@ struct Backward {
       }
     }
     for (int64_t g = 0; document.has_far_keys && g < document.num_globals(); ++g) {
-      const int64_t part = (document.part(segment.number) + g) * a.num_kv_heads + kv_head;
-      float* share = far_part + part * 2 * columns();
+      float* share = keys.far_share(document, segment.number, g, kv_head);
       std::copy_n(far.key_sums + g * columns(), columns(), share);
       std::copy_n(far.value_sums + g * columns(), columns(), share + columns());
     }
@@ -223,35 +176,6 @@ struct Backward {
     }
   }
 
-  // Add up what several segments found for a stretch of a document's keys, for one head.
-  void combine_keys(
-      const Document& document, const Segment* segments, int64_t kv_head, int64_t first,
-      int64_t last, float* row) const {
-    const auto dk_rows = dk.rows(kv_head, document.start);
-    const auto dv_rows = dv.rows(kv_head, document.start);
-    auto global = document.globals.begin();
-    for (int64_t j = first; j < last; ++j) {
-      if (!is_shared(document, j, global)) continue;
-      std::fill_n(row, 2 * columns(), 0.0f);
-      for (int64_t s = document.first_reaching(j); s <= document.last_reaching(j); ++s) {
-        const float* key_sums =
-            sums_of(segments[s], kv_head) + (j - segments[s].first_key) * columns();
-        const float* value_sums = key_sums + segments[s].num_keys() * columns();
-        for (int64_t e = 0; e < columns(); ++e) row[e] += key_sums[e];
-        for (int64_t e = 0; e < columns(); ++e) row[columns() + e] += value_sums[e];
-      }
-      if (document.has_far_keys && global != document.globals.end() && *global == j) {
-        for (int64_t s = 0; s < document.num_segments; ++s) {
-          const int64_t part = document.part(s) + (global - document.globals.begin());
-          const float* share = far_part + (part * a.num_kv_heads + kv_head) * 2 * columns();
-          for (int64_t e = 0; e < 2 * columns(); ++e) row[e] += share[e];
-        }
-      }
-      write_row(row, 1.0f, a.head.size, dk_rows[j]);
-      write_row(row + columns(), 1.0f, a.head.size, dv_rows[j]);
-    }
-  }
-
   // Add up what the segments found for a document's global queries, for one head.
   void combine_global_queries(const Document& document, int64_t h, float* row) const {
     const auto target = a.separate ? dglobal_q.rows(h, document.first_global)
@@ -271,7 +195,7 @@ struct Backward {
   void combine(const Segment* segment, int64_t kv_head, float* row) const {
     const Document& document = a.all.documents[segment->document];
     const Segment* segments = segment - segment->number;
-    combine_keys(document, segments, kv_head, segment->first, segment->last, row);
+    keys.combine(document, segments, kv_head, segment->first, segment->last, row);
     if (!document.has_global_rows || segment->number > 0) return;
     for (int64_t h = kv_head * a.group(); h < (kv_head + 1) * a.group(); ++h) {
       combine_global_queries(document, h, row);
@@ -310,14 +234,13 @@ Gradients backward(const Arguments<Number>& a, const Saved& saved, int64_t num_g
       saved.lse.const_data_ptr<float>(),
       saved.global_lse.const_data_ptr<float>(),
       num_globals,
+      KeyGradients<Number>{
+          a, Heads<Element>(gradients.k), Heads<Element>(gradients.v),
+          sums.mutable_data_ptr<float>(), far_part.mutable_data_ptr<float>()},
       Heads<Element>(gradients.q),
-      Heads<Element>(gradients.k),
-      Heads<Element>(gradients.v),
       Heads<Element>(gradients.global_q),
       Heads<Element>(gradients.global_k),
       Heads<Element>(gradients.global_v),
-      sums.mutable_data_ptr<float>(),
-      far_part.mutable_data_ptr<float>(),
       dq_part.mutable_data_ptr<float>()};
   run_tasks(
       a.num_tasks(), 2.5 * a.work(), [&] { return Memory<Number>(a); },

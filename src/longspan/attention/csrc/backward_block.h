@@ -19,6 +19,16 @@ struct Keys {
   float* value_sums;
 };
 
+// In the three layouts that a backward reads.
+template <class Number>
+struct PackedKeys {
+  Buffer<Word> transposed_keys, transposed_values, stacked_keys;
+  PackedKeys(int64_t keys, HeadSize<Number> head)
+      : transposed_keys(keys * head.words),
+        transposed_values(keys * head.words),
+        stacked_keys(keys / Number::kPerWord * head.padded) {}
+};
+
 template <class Number>
 class BackwardBlock {
  public:

@@ -1,0 +1,38 @@
+"""The fields of `sweep.*`: many runs of one command."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from longspan.config.checks import at_least
+from longspan.errors import UserError
+
+Cost = Literal["time", "memory", "flops"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """A sweep (`train.py -m`), and which cell of it a run is."""
+
+    name: str | None = None  # sweeps/<name>/; null = made from the command
+    dir: str = "sweeps"
+    cell: str | None = None  # set by the sweeper: this run is that cell
+    overwrite: bool = False  # redo cells whose folder holds another config
+    prune_after: int | None = None  # stop a cell below the median of so many finished; null = none
+    cost: Cost = "time"  # what the report weighs quality against: a token's time, memory or FLOPs
+    ceiling: float | None = None  # the most it may be: µs a token, GiB, or MFLOPs a token
+
+    def __post_init__(self) -> None:
+        for field in ("name", "cell"):
+            value = getattr(self, field)
+            if value is not None and (not re.fullmatch(r"[^/\\\0]+", value) or value[0] == "."):
+                raise UserError(
+                    f"sweep.{field}={value!r} names a folder; use a name without slashes or a "
+                    "leading dot"
+                )
+        if not self.dir:
+            raise UserError("sweep.dir is empty; name the folder that holds the sweeps")
+        if self.prune_after is not None:
+            at_least(1, "sweep.prune_after", self.prune_after)
+        if self.ceiling is not None and self.ceiling <= 0:
+            raise UserError(f"sweep.ceiling={self.ceiling} must be above 0, or null for none")
