@@ -37,7 +37,7 @@ ELSEWHERE = {
     "python train.py -m sweep=window_layers": "an hour; tests/sweep/test_sweep.py runs small ones",
     "python train.py -m sweep=window_layers hydra/launcher=two_at_once": "likewise, twice at once",
     "python train.py -m sweep=optuna sweep.ceiling=60": "tests/sweep/test_sweep.py, smaller",
-    "python train.py -m sweep=optuna hydra.sweeper.objective=front hydra.sweeper.trials=40": "likewise",
+    "python train.py -m sweep=optuna hydra.sweeper.objective=front hydra.sweeper.trials=40": "there too",
     "python benchmarks/quality.py": "tests/benchmarks/test_quality.py",
     "python benchmarks/read_far.py": "tests/benchmarks/test_read_far.py",
 }

@@ -131,6 +131,23 @@ def test_a_search_goes_on_where_it_was_killed_until_it_has_its_trials(start, run
     assert "3 trials" in run(*search).stderr  # and no more
 
 
+@pytest.mark.slow
+def test_a_search_for_the_front_is_told_quality_and_cost(run, tmp_path):
+    optuna = pytest.importorskip("optuna")
+    done = run(
+        "sweep=optuna", "hydra.sweeper.objective=front", "model.num_layers=1",
+        "optim.learning_rate=0.01", "hydra.sweeper.trials=2", "trainer.max_epochs=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    study = optuna.load_study(
+        study_name="sweep", storage=f"sqlite:///{tmp_path / 'sweeps' / 's' / 'study.db'}"
+    )
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    costs = [trial.values[1] for trial in study.trials]
+    assert len(costs) == 2
+    assert min(costs) > 0  # µs a token
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

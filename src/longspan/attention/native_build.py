@@ -5,7 +5,6 @@ that nobody but its user can write: what is in it is loaded as code.
 """
 
 import atexit
-import fcntl
 import functools
 import hashlib
 import logging
@@ -107,6 +106,8 @@ def _check_owner(path: Path) -> None:
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     """One process compiles, the others wait; the system frees the lock of a process that dies."""
+    import fcntl  # Windows has none, where only this file is imported and nothing is built
+
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
