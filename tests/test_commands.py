@@ -299,7 +299,7 @@ def test_a_recipe_trains_its_first_part_once_and_goes_on_from_it(tiny_fields, tm
         (["model.a.b.c=3"], "model.a is not a field; known: "),
         (["seed.x=3"], "seed.x is not a field, as seed holds none"),
         (["+model.colour=red"], "model.colour is not a field; known: "),
-        (["data=nope"], "data=nope does not exist; there are arxiv, ecthr_a,"),
+        (["data=nope"], "data=nope does not exist; there are arxiv, contract_nli,"),
         (["experiment=nope"], "experiment=nope does not exist; there are debug_one_step,"),
         (["model.window=wide"], "model.window='wide' has the wrong type; allowed: an integer"),
         (["model.window="], "model.window='' has the wrong type; allowed: an integer"),

@@ -8,6 +8,7 @@ from datasets import Dataset
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from longspan.composed import placed
 from longspan.config import ClassificationConfig, Config, DataConfig, GlobalsConfig
 from longspan.data.features import encode_split
 from longspan.data.rows import check_columns, class_names
@@ -67,7 +68,7 @@ def composed(conf, tmp_path):
         cache = f"data.cache_dir={tmp_path / 'cache'}"
         with initialize_config_dir(version_base="1.3", config_dir=str(conf)):
             found = compose("train", [*overrides, cache, "data.tokenizer=embedded:sotu", "name=x"])
-        return from_dict(Config, OmegaConf.to_container(found, resolve=True))
+        return from_dict(Config, placed(OmegaConf.to_container(found, resolve=True), []))
 
     return composed
 

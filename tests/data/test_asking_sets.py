@@ -8,6 +8,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from longspan.composed import placed
 from longspan.config import Config
 from longspan.training.build import prepare
 from longspan.typed import from_dict
@@ -71,7 +72,7 @@ def prepared(conf, monkeypatch, tmp_path):
     def prepared(*overrides):
         with initialize_config_dir(version_base="1.3", config_dir=str(conf)):
             found = compose("train", [*overrides, "globals=question", "name=x"])
-        config = from_dict(Config, OmegaConf.to_container(found, resolve=True))
+        config = from_dict(Config, placed(OmegaConf.to_container(found, resolve=True), []))
         return config, prepare(config)
 
     return prepared

@@ -116,7 +116,7 @@ def hub(monkeypatch, tmp_path):
 
 
 def test_every_config_is_tested(conf, question_sets):
-    ours = {*HUB, *question_sets, "files", "sotu"}
+    ours = {*HUB, *question_sets, "files", "needle", "sotu"}
     ours |= {"contract_nli", "quality"}  # test_asking_sets.py
     assert {file.stem for file in (conf / "data").glob("*.yaml")} == ours
 

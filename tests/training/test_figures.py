@@ -89,6 +89,7 @@ def answer(id, predicted):
         probability=1.0,
         null_score_difference=0.0,
         best=predicted,
+        nbest=[],
         length=200,
         tokens_cut=0,
         loss=0.0,
