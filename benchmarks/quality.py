@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import date
 from itertools import product
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 import pandas as pd
@@ -253,7 +253,8 @@ def summarise(rows: list[Row]) -> list[Row]:
                 "accuracy_mean": mean(accuracies),
                 "accuracy_std": stdev(accuracies) if len(chosen) > 1 else 0.0,
                 "against_tfidf": mean(accuracies) - baselines[group[0]],
-                "minutes": mean(row["minutes"] for row in chosen) if trained else None,
+                # one run beside other work does not move it
+                "minutes": median(row["minutes"] for row in chosen) if trained else None,
             }
         )
     return summary
