@@ -193,6 +193,15 @@ def test_splits_that_training_cut_from_one_file_are_cut_alike(make_config, tmp_p
     assert again["metrics"] == pytest.approx(report["metrics"])
 
 
+def test_other_data_never_writes_over_the_predictions_of_the_run(folder, tmp_path):
+    own = (folder / "predictions/test.jsonl").read_bytes()
+    file = tmp_path / "more.jsonl"
+    file.write_text('{"text": "war and peace"}\n')
+    evaluate(EvalConfig(run=str(folder), data={"path": str(file)}))
+    assert (folder / "predictions/test.jsonl").read_bytes() == own
+    assert len((folder / "predictions/test-of-more.jsonl").read_text().splitlines()) == 1
+
+
 def test_another_window_is_evaluated_beside_the_run(folder, report, config):
     as_trained = EvalModelConfig(window=config.model.window)
     same = evaluate(EvalConfig(run=str(folder), model=as_trained))

@@ -157,7 +157,7 @@ class EvalConfig:
 
     run: str = ""  # the run folder
     split: Literal["train", "dev", "test"] = "test"
-    output: str | None = None  # predictions/<output>.jsonl; null = the split's name
+    output: str | None = None  # predictions/<output>.jsonl; null = of split, window, other data
     # predictions/<output>.<format>/ beside it, as the official scorer reads them
     format: Literal["squad", "cuad", "hotpot"] | None = None
     page: int = 100  # questions on predictions/<output>.html, worst first; 0 = no page
