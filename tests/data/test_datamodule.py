@@ -222,6 +222,27 @@ def test_slices_of_a_document_share_a_batch_where_it_is_normalised_over(sliced):
     assert data.batches_of_epoch(0, 1) != data.batches_of_epoch(1, 1)
 
 
+@pytest.mark.parametrize("normalisation", ["slice", "document"])
+def test_an_epoch_reads_what_is_drawn_for_it(sliced, normalisation, caplog):
+    data, _ = sliced(budget=400, normalisation=normalisation)
+    asked = []
+
+    def draw(labels, key):
+        asked.append((len(labels), key))
+        return range(key[1] % 2, len(labels), 2)
+
+    data.draw = draw
+    for epoch in (0, 1):
+        (specs,) = data.batches_of_epoch(epoch, world_size=1)
+        assert sorted(row for spec in specs for row in spec.rows) == list(
+            range(epoch, sum(SLICES), 2)
+        )
+    assert asked == [(sum(SLICES), (0, 0)), (sum(SLICES), (0, 1))]
+    with caplog.at_level("INFO", logger="longspan"):
+        data.report_packing()
+    assert f"an epoch reads {sum(SLICES) // 2} of {sum(SLICES)} pieces" in caplog.text
+
+
 def test_a_document_that_a_batch_does_not_hold_is_parted_and_named(sliced, caplog):
     data, rows = sliced(budget=80)
     (specs,) = data.batches_of_epoch(0, world_size=1)

@@ -234,3 +234,29 @@ def test_answers_are_exact_parts_of_any_text(make_slices, text, seed, stride):
     assert counts["answerable_lost"] == int(not whole)
     assert counts["unreachable"] <= counts["answerable_lost"]
     assert math.isfinite(found.probability) if whole else True
+
+
+LABELS = [[], [[3, 4]], [], [], "unknown", [[1, 1], [5, 6]], [], []]
+
+
+@pytest.mark.parametrize(("negative_slices", "drawn"), [(0, 0), (1, 2), (1.5, 3), (9, 5)])
+def test_slices_without_an_answer_are_drawn_for_those_with_one(negative_slices, drawn):
+    qa = QuestionAnswering(QAConfig(negative_slices=negative_slices))
+    rows = qa.draw(LABELS, (0, 0))
+    assert rows == sorted(set(rows))
+    assert {1, 5} <= set(rows)
+    assert set(rows) <= {0, 1, 2, 3, 5, 6, 7}  # nobody knows whether 4 has one
+    assert len(rows) == 2 + drawn
+
+
+def test_every_epoch_draws_other_slices():
+    qa = QuestionAnswering(QAConfig(negative_slices=1))
+    epochs = [tuple(qa.draw(LABELS, (0, epoch))) for epoch in range(20)]
+    assert tuple(qa.draw(LABELS, (0, 0))) == epochs[0]
+    assert {row for rows in epochs for row in rows} == {0, 1, 2, 3, 5, 6, 7}
+
+
+def test_without_any_answer_there_is_nothing_to_draw_for():
+    qa = QuestionAnswering(QAConfig(negative_slices=1))
+    with pytest.raises(UserError, match=r"task\.negative_slices=1: no slice of train holds"):
+        qa.draw([[], []], (0, 0))

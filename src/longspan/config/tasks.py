@@ -64,6 +64,8 @@ class QAConfig:
     normalisation: Literal["slice", "document"] = "slice"  # what a score's softmax runs over
     answerability: Literal["null_score", "head"] = "null_score"  # of [CLS], as BERT; or a head's
     long_documents: Literal["slices", "truncate"] = "slices"  # all of it, or data.truncate's part
+    negative_slices: float | None = None  # slices without an answer that an epoch of training draws
+    # for each slice with one; null = all there are
     max_question_length: int = 64  # tokens; the rest of a question is cut
     max_answer_length: int = 30  # tokens
     top_k: int = 20  # starts and ends that are combined to answers
@@ -78,6 +80,8 @@ class QAConfig:
     def __post_init__(self) -> None:
         for name in ("max_question_length", "max_answer_length", "top_k"):
             at_least(1, f"task.{name}", getattr(self, name))
+        if self.negative_slices is not None:
+            at_least(0, "task.negative_slices", self.negative_slices)
         if self.temperature != "auto":
             above_zero("task.temperature", self.temperature)
         if self.head_activation is None:

@@ -4,6 +4,8 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
+from typing import Any
 
 import lightning as L
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
@@ -20,7 +22,7 @@ from longspan.data.batching import (
 )
 from longspan.data.features import FeatureSet
 from longspan.data.streaming import StreamedBatches, TrainingStream
-from longspan.data.task import ReadingTask
+from longspan.data.task import Draw, ReadingTask
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ class DocumentData(L.LightningDataModule):
         splits: features by split.
         task: how they are read.
         stream: train, where it is not among the splits.
+        draw: the features of train that an epoch reads; None = all.
     """
 
     def __init__(
@@ -93,19 +96,22 @@ class DocumentData(L.LightningDataModule):
         splits: dict[str, FeatureSet],
         task: ReadingTask,
         stream: TrainingStream | None = None,
+        draw: Draw | None = None,
     ) -> None:
         super().__init__()
         self.config, self.splits, self.task, self.stream = config, splits, task, stream
+        self.draw = draw
 
     def batches_of_epoch(self, epoch: int, world_size: int) -> list[list[BatchSpec]]:
         """The training batches of each rank."""
-        units = self._units("train")
+        # overfitting wants the same few batches every epoch
+        epoch = 0 if self.config.trainer.overfit_batches else epoch
+        units = self._units("train", self._rows_of_epoch(epoch))
         ranks = training_batches(
             self._lengths("train", units),
             budget=self.config.data.token_budget,
             seed=self.config.seed,
-            # overfitting wants the same few batches every epoch
-            epoch=0 if self.config.trainer.overfit_batches else epoch,
+            epoch=epoch,
             world_size=world_size,
             accumulate=self.config.trainer.accumulate_grad_batches,
             weight=self.task.weight,
@@ -113,13 +119,27 @@ class DocumentData(L.LightningDataModule):
         )
         return spread(ranks, units)
 
-    def _units(self, split: str) -> list[tuple[int, ...]]:
+    def _rows_of_epoch(self, epoch: int) -> Sequence[int]:
+        if self.draw is None:
+            return range(len(self.splits["train"]))
+        return self.draw(self._train_labels, (self.config.seed, epoch))
+
+    @cached_property
+    def _train_labels(self) -> list[Any]:
+        return self.splits["train"].labels()
+
+    def _units(self, split: str, rows: Sequence[int]) -> list[tuple[int, ...]]:
         """Rows that must not be parted: each alone, or all slices of a document."""
-        features = self.splits[split]
         if not self.config.keeps_documents_whole:
-            return [(row,) for row in range(len(features))]
-        budget = self.config.data.token_budget
-        return whole_documents(features.lengths, features.documents(), budget)
+            return [(row,) for row in rows]
+        features = self.splits[split]
+        lengths, documents = features.lengths, features.documents()
+        units = whole_documents(
+            [lengths[row] for row in rows],
+            [documents[row] for row in rows],
+            self.config.data.token_budget,
+        )
+        return [tuple(rows[place] for place in unit) for unit in units]
 
     def _lengths(self, split: str, units: Sequence[tuple[int, ...]]) -> list[int]:
         lengths = self.splits[split].lengths
@@ -151,6 +171,9 @@ class DocumentData(L.LightningDataModule):
         if self.stream is not None:
             return None
         rows = [spec.rows for spec in self.batches_of_epoch(0, world_size=1)[0]]
+        read = sum(len(batch) for batch in rows)
+        if read < len(self.splits["train"]):
+            log.info("an epoch reads %d of %d pieces", read, len(self.splits["train"]))
         budget = self.config.data.token_budget
         efficiency = packing_efficiency(rows, self.splits["train"].lengths, budget)
         log.info(
@@ -213,7 +236,7 @@ class DocumentData(L.LightningDataModule):
     def evaluation_loader(self, split: str) -> DataLoader[PackedBatch]:
         trainer = self.trainer
         assert trainer is not None
-        units = self._units(split)
+        units = self._units(split, range(len(self.splits[split])))
         ranks = evaluation_batches(
             self._lengths(split, units),
             budget=self.config.data.token_budget,

@@ -39,6 +39,10 @@ class FeatureSet:
     def __len__(self) -> int:
         return len(self.table)
 
+    def select(self, rows: Sequence[int]) -> "FeatureSet":
+        """Those at the places `rows`, in that order."""
+        return FeatureSet(self.split, self.table.select(rows), [self.lengths[r] for r in rows])
+
     def read(self, rows: Sequence[int]) -> list[Feature]:
         columns = self.table.select_columns(list(FEATURE_COLUMNS))[list(rows)]
         # `datasets` gives plain lists; JSON says what Arrow has no common type for
@@ -71,6 +75,10 @@ class FeatureSet:
     def documents(self) -> list[int]:
         """(features,) which row of the source each feature is of; they stand side by side."""
         return self.table["row"][:]
+
+    def labels(self) -> list[Any]:
+        """Of each feature, as the task gave them."""
+        return [json.loads(cell) for cell in self.table["label"][:]]
 
     def report_truncation(self) -> dict[str, float]:
         """Log how much of the split truncation took away, and return it."""

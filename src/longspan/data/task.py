@@ -1,11 +1,14 @@
 """What this room needs of a task; it gets one as an object and knows none."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from longspan.batch import Feature
 from longspan.document import RawDocument
 from longspan.encoding import DocumentEncoder
+
+# labels of all features, and what the choice may depend on, to places of those that are read
+Draw = Callable[[Sequence[Any], tuple[int, ...]], Sequence[int]]
 
 
 class EncodingTask(Protocol):

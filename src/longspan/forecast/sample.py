@@ -11,7 +11,7 @@ from longspan.data.sources import is_local
 from longspan.known_tasks import known_task
 from longspan.pretrained.tokenizer import load_tokenizer
 from longspan.training.budget import sample_documents
-from longspan.training.build import EMBEDDED_TOKENIZER, complete, prepare
+from longspan.training.build import EMBEDDED_TOKENIZER, complete, draw_of, prepare
 from longspan.training.module import Task
 
 DOCUMENTS = 256  # of the training split that are tokenised
@@ -57,8 +57,11 @@ def read_sample(config: Config, count: int | None = None) -> Sample:
         return _assumed(config)
     prepared = prepare(config, sample=count)
     features = prepared.splits["train"]
-    documents = sample_documents(features, len(features))
     read = len(set(features.table["row"][:]))  # a document may become several features
+    draw = draw_of(prepared.task)
+    if draw is not None:  # as every epoch does
+        features = features.select(draw(features.labels(), (config.seed, 0)))
+    documents = sample_documents(features, len(features))
     total = round(prepared.train_rows * len(features) / read)
     special_ids = tuple(prepared.tokenizer.all_special_ids)
     return Sample(prepared.config, prepared.task, documents, features, special_ids, total)

@@ -98,6 +98,33 @@ class QuestionAnswering:
             labelled[0] = replace(labelled[0], counts=(labelled[0].counts or {}) | ledger)
         return labelled
 
+    def draw(self, labels: Sequence[Any], key: tuple[int, ...]) -> list[int]:
+        """Slices that an epoch of training reads: all with an answer, and `negative_slices` of
+        those without for each; a slice that nothing is known of is not among them.
+
+        Args:
+            labels: of all slices.
+            key: what the choice may depend on: it is drawn anew for every epoch.
+
+        Returns:
+            their places, in order.
+
+        Raises:
+            UserError: no slice has an answer.
+        """
+        known = [place for place, label in enumerate(labels) if label != UNKNOWN]
+        positive = [place for place in known if labels[place]]
+        negative = [place for place in known if not labels[place]]
+        if not positive:
+            raise UserError(
+                f"task.negative_slices={self.config.negative_slices}: no slice of train holds an "
+                "answer to draw others for; raise data.max_length, or set it to null"
+            )
+        assert self.config.negative_slices is not None, "nobody draws from all there are"
+        wanted = min(len(negative), round(self.config.negative_slices * len(positive)))
+        drawn = np.random.default_rng(key).choice(negative, wanted, replace=False)
+        return sorted([*positive, *drawn.tolist()])
+
     def prepare(self, feature: Feature, key: tuple[int, ...]) -> Feature:
         """Gold spans to one label a token: whether one starts (1), ends (2) there, or both (3)."""
         if feature.label is None:

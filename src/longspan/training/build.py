@@ -17,6 +17,7 @@ from longspan.data.rows import check_columns, label_cells, warn_about_shared_tex
 from longspan.data.sources import load_splits
 from longspan.data.stream_sources import load_stream
 from longspan.data.streaming import TrainingStream
+from longspan.data.task import Draw
 from longspan.errors import UserError
 from longspan.globals import globals_cost, warn_if_many
 from longspan.known_tasks import has_classes, new_task, report_losses, task_cells, task_columns
@@ -26,6 +27,7 @@ from longspan.pretrained.tokenizer import (
     give_token_types,
     load_tokenizer,
 )
+from longspan.tasks.qa import QuestionAnswering
 from longspan.training.module import Task
 from longspan.training.optim import bf16_in_hardware
 
@@ -124,6 +126,13 @@ def complete(config: Config, vocab_size: int) -> Config:
         max_positions = config.data.max_length
     model = replace(model, vocab_size=model.vocab_size or vocab_size, max_positions=max_positions)
     return replace(config, model=model)
+
+
+def draw_of(task: Task) -> Draw | None:
+    """What the task draws anew for every epoch of its training features; None = it reads all."""
+    if isinstance(task, QuestionAnswering) and task.config.negative_slices is not None:
+        return task.draw
+    return None
 
 
 def build_trainer(config: Config, **arguments: Any) -> L.Trainer:

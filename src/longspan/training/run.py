@@ -22,7 +22,13 @@ from longspan.pretrained.load import load_encoder, load_head
 from longspan.training import report
 from longspan.training.adapters import adapt, check_adapters, merged_state
 from longspan.training.budget import fill_in_budget, predicted
-from longspan.training.build import Prepared, build_trainer, check_trainer, prepare
+from longspan.training.build import (
+    Prepared,
+    build_trainer,
+    check_trainer,
+    draw_of,
+    prepare,
+)
 from longspan.training.callbacks import (
     FiniteLoss,
     InterruptionNotice,
@@ -93,7 +99,7 @@ def _train(
     prepared: Prepared, module: LongDocumentModule, folder: RunFolder, started: float, process: int
 ) -> dict[str, Any]:
     config, task = prepared.config, prepared.task
-    data = DocumentData(config, prepared.splits, task, prepared.stream)
+    data = DocumentData(config, prepared.splits, task, prepared.stream, draw_of(task))
     packing = data.report_packing()
     loggers = build_loggers(
         config.logger,
