@@ -136,7 +136,7 @@ def run(place: Path, command: str) -> subprocess.CompletedProcess[str]:
         if words[1] == "train.py" and "--help" not in words:
             words += shortened(words)
     return subprocess.run(
-        words, cwd=place, capture_output=True, text=True, timeout=300, check=False
+        words, cwd=place, capture_output=True, text=True, timeout=600, check=False
     )
 
 

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torchmetrics.functional.text import squad as torchmetrics_squad
 
 from longspan.tasks.qa_metrics import (
     best_threshold,
@@ -120,3 +121,30 @@ def test_no_threshold_is_better(rows) -> None:
     highest, threshold = best_threshold(gains, differences)
     assert highest == total(threshold) == max(map(total, [*differences, -99.0]))
     assert not [d for d in differences if d < threshold and total(d) == highest]
+
+
+WORDS = st.lists(
+    st.sampled_from(["the", "The", "an", "cat", "Cat.", "d'or", "ü", "U.S.", "–", "7"])
+)
+ANSWERS = WORDS.map(" ".join)
+
+
+@given(st.lists(st.tuples(ANSWERS, st.lists(ANSWERS, min_size=1, max_size=3)), min_size=1))
+def test_answers_count_as_torchmetrics_counts_them(questions: list[tuple[str, list[str]]]) -> None:
+    # SQuAD 1.1, where every question has an answer, and so has every gold text a word that counts
+    questions = [(p, [text for text in gold if normalize(text)]) for p, gold in questions]
+    questions = [(p, gold) for p, gold in questions if gold and normalize(p)]
+    if not questions:
+        return
+    predicted, gold = zip(*questions, strict=True)
+    ids = [str(number) for number in range(len(questions))]
+    theirs = torchmetrics_squad(
+        [{"prediction_text": p, "id": i} for p, i in zip(predicted, ids, strict=True)],
+        [
+            {"answers": {"text": texts, "answer_start": [0] * len(texts)}, "id": i}
+            for texts, i in zip(gold, ids, strict=True)
+        ],
+    )
+    ours = squad(list(predicted), list(gold))
+    assert 100 * ours["exact_match"] == pytest.approx(float(theirs["exact_match"]), abs=1e-3)
+    assert 100 * ours["f1"] == pytest.approx(float(theirs["f1"]), abs=1e-3)
