@@ -20,7 +20,7 @@ from typing import Any
 from hardware import describe_machine
 from rich.console import Console
 from rich.table import Table
-from training_runs import ROOT, report_file, train_once, with_table
+from training_runs import ROOT, parser_of, report_file, train_once, with_table, write_result
 
 from longspan.data.needle import cell_of
 from longspan.tasks.qa_metrics import score
@@ -50,24 +50,17 @@ def main() -> None:
         "summary": summary,
         "runs": rows,
     }
+    write_result(result, arguments.output)
     if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
         draw(rows, arguments.output.with_suffix(".png"))
-        if arguments.output == RESULT:
-            readme = ROOT / "README.md"
-            readme.write_text(with_table(readme.read_text(), "needle", as_markdown(summary)))
-    print(json.dumps(result))
+    if arguments.output == RESULT:
+        readme = ROOT / "README.md"
+        readme.write_text(with_table(readme.read_text(), "needle", as_markdown(summary)))
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = parser_of(__doc__, RESULT, seeds=3, jobs=1)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once, sharing the cores")
-    parser.add_argument("--runs-dir", default="runs")
-    parser.add_argument("--output", type=Path, default=RESULT)
-    parser.add_argument("--overrides", nargs="*", default=[], help="further ones, for train.py")
     return parser.parse_args()
 
 

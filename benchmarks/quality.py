@@ -29,7 +29,7 @@ from hardware import describe_machine
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
-from training_runs import ROOT, report_file, train_once, with_table
+from training_runs import ROOT, parser_of, report_file, train_once, with_table, write_result
 
 RESULT = ROOT / "benchmarks/results/quality.json"
 PAGE = ROOT / "docs/pretrained.md"
@@ -107,12 +107,9 @@ def main() -> None:
     summary = summarise(rows)
     print(as_markdown(summary))
     result = {"benchmark": "quality", "settings": SETTINGS, "summary": summary, "runs": rows}
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
-        if arguments.output == RESULT:
-            PAGE.write_text(with_table(PAGE.read_text(), "quality", as_markdown(summary)))
-    print(json.dumps(result))
+    write_result(result, arguments.output)
+    if arguments.output == RESULT:
+        PAGE.write_text(with_table(PAGE.read_text(), "quality", as_markdown(summary)))
 
 
 def available(folder: Path) -> list[str]:
@@ -155,16 +152,11 @@ def in_order(earlier: list[Row], rows: list[Row]) -> list[Row]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = parser_of(__doc__, RESULT, seeds=3, jobs=2)
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data")
     parser.add_argument("--only", nargs="+", choices=DATA_SETS, help="data sets")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=2, help="runs at once, sharing the cores")
-    parser.add_argument("--runs-dir", default="runs")
     parser.add_argument("--keep", action="store_true", help="what the output has is not repeated")
     parser.add_argument("--finished", action="store_true", help="train nothing, tell what is there")
-    parser.add_argument("--output", type=Path, default=RESULT)
-    parser.add_argument("--overrides", nargs="*", default=[], help="further ones, for train.py")
     return parser.parse_args()
 
 

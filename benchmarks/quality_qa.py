@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hardware import describe_machine
-from training_runs import ROOT, train_once, with_table
+from training_runs import ROOT, parser_of, train_once, with_table, write_result
 
 RESULT = ROOT / "benchmarks/results/quality_qa.json"
 PAGE = ROOT / "docs/qa.md"
@@ -110,23 +110,15 @@ def main() -> None:
         "taken": {name: taken(files[name]) for name in names},
         "runs": rows,
     }
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
-        if arguments.output == RESULT:
-            PAGE.write_text(with_table(PAGE.read_text(), "quality_qa", table))
-    print(json.dumps(result))
+    write_result(result, arguments.output)
+    if arguments.output == RESULT:
+        PAGE.write_text(with_table(PAGE.read_text(), "quality_qa", table))
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = parser_of(__doc__, RESULT, seeds=1, jobs=2)
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data")
     parser.add_argument("--only", nargs="+", choices=DATA_SETS, help="data sets")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--jobs", type=int, default=2, help="runs at once, sharing the cores")
-    parser.add_argument("--runs-dir", default="runs")
-    parser.add_argument("--output", type=Path, default=RESULT)
-    parser.add_argument("--overrides", nargs="*", default=[], help="further ones, for train.py")
     return parser.parse_args()
 
 

@@ -9,7 +9,6 @@ table is printed, the last line is JSON, and results and picture go to benchmark
 """
 
 import argparse
-import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from itertools import product
@@ -21,7 +20,7 @@ from hardware import describe_machine
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
-from training_runs import ROOT, train_once, with_table
+from training_runs import ROOT, parser_of, train_once, with_table, write_result
 
 RESULT = ROOT / "benchmarks/results/read_far.json"
 DOCUMENTS_PER_BATCH = 2  # as in the default job
@@ -45,24 +44,17 @@ def main() -> None:
         "summary": summary,
         "runs": rows,
     }
+    write_result(result, arguments.output)
     if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
         draw(rows, summary, arguments.output.with_suffix(".png"))
-        if arguments.output == RESULT:
-            readme = ROOT / "README.md"
-            readme.write_text(with_table(readme.read_text(), "read_far", as_markdown(summary)))
-    print(json.dumps(result))
+    if arguments.output == RESULT:
+        readme = ROOT / "README.md"
+        readme.write_text(with_table(readme.read_text(), "read_far", as_markdown(summary)))
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = parser_of(__doc__, RESULT, seeds=3, jobs=1)
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 4096])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once, sharing the cores")
-    parser.add_argument("--runs-dir", default="runs")
-    parser.add_argument("--output", type=Path, default=RESULT)
-    parser.add_argument("--overrides", nargs="*", default=[], help="further ones, for train.py")
     return parser.parse_args()
 
 

@@ -1,5 +1,6 @@
 """Trainings that a benchmark is made of: each a fresh `train.py`, none done twice."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -36,6 +37,32 @@ def train_once(
 def report_file(experiment: str, name: str, runs_dir: str) -> Path:
     """Written last: it is there where the run is finished."""
     return ROOT / runs_dir / experiment / name / "report.json"
+
+
+def parser_of(doc: str | None, result: Path, *, seeds: int, jobs: int) -> argparse.ArgumentParser:
+    """What every benchmark made of trainings can be told.
+
+    Args:
+        doc: of its module; the first line describes it.
+        result: where it writes if it is not told otherwise.
+        seeds: so many, from 0 on.
+        jobs: runs at once.
+    """
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0] if doc else None)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(seeds)))
+    parser.add_argument("--jobs", type=int, default=jobs, help="runs at once, sharing the cores")
+    parser.add_argument("--runs-dir", default="runs")
+    parser.add_argument("--output", type=Path, default=result)
+    parser.add_argument("--overrides", nargs="*", default=[], help="further ones, for train.py")
+    return parser
+
+
+def write_result(result: dict[str, Any], output: Path | None) -> None:
+    """To the file, and to the last line that is printed."""
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result))
 
 
 def with_table(page: str, marker: str, table: str) -> str:
