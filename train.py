@@ -8,7 +8,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from longspan.command import quiet_lightning, run_command, user_errors
-from longspan.composed import as_config, placed
+from longspan.compose.configuration import as_config, placed
 from longspan.config import Config, SweepConfig
 from longspan.sweep.cell import cell_of
 from longspan.sweep.process import Outcome, run_cell

@@ -11,7 +11,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
 
-from longspan.composed import as_config, placed
+from longspan.compose.configuration import as_config, placed
 from longspan.config import Config, SweepConfig
 from longspan.errors import FieldError, UserError
 from longspan.sweep.cell import PLAIN, corruption_of, record_failure
