@@ -22,7 +22,7 @@ def command(tiny_fields, tmp_path):
     files = fields.pop("data.files")
     del fields["model.window"], fields["trainer.enable_progress_bar"]
     return [
-        sys.executable, str(ROOT / "train.py"), "-m", "data=files", "sweep.name=s",
+        sys.executable, str(ROOT / "train.py"), "-m", "data=files", "sweep.name=s", "sweep.calibrate=0",
         *(f"data.files.{split}={file}" for split, file in files.items()),
         *(f"{name}={value}" for name, value in fields.items()),
         "model.window=4,8",

@@ -48,7 +48,7 @@ def cell_of(sweep: SweepConfig, choice: str) -> Iterator[None]:
         with Lock(paths.lock) as lock:
             if lock.taken_over is not None:
                 log.info("taking over from %s, which is gone", lock.taken_over)
-            _end_with_parent()
+            end_with_parent()
             set_aside_if_corrupt(paths)
             paths.failure.unlink(missing_ok=True)
             with _recorded_failure(paths):
@@ -118,7 +118,7 @@ def set_aside_if_corrupt(paths: CellPaths) -> Path | None:
     return aside
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Let a training not go on unseen when the sweep that started it has been killed."""
     parent = int(os.environ.get(PARENT_VARIABLE, "0"))
     if parent:
