@@ -1,8 +1,6 @@
 """A sweep as a user meets it: in fresh processes, killed, repeated, in company."""
 
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,44 +10,7 @@ from longspan.sweep.lock import Lock
 from longspan.sweep.paths import CellPaths
 from longspan.sweep.results import read_sweep
 
-ROOT = Path(__file__).resolve().parents[2]
 CELLS = ["window=4", "window=8"]
-
-
-@pytest.fixture
-def command(tiny_fields, tmp_path):
-    fields = dict(tiny_fields)
-    files = fields.pop("data.files")
-    del fields["model.window"], fields["trainer.enable_progress_bar"]
-    return [
-        sys.executable, str(ROOT / "train.py"), "-m", "data=files", "sweep.name=s", "sweep.calibrate=0",
-        *(f"data.files.{split}={file}" for split, file in files.items()),
-        *(f"{name}={value}" for name, value in fields.items()),
-        "model.window=4,8",
-    ]  # fmt: skip
-
-
-@pytest.fixture
-def start(command, tmp_path):
-    """Start the sweep in `tmp_path` with further overrides."""
-
-    def start(*more):
-        return subprocess.Popen(
-            [*command, *more], cwd=tmp_path, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-    return start
-
-
-@pytest.fixture
-def run(start):
-    def run(*more):
-        process = start(*more)
-        stdout, stderr = process.communicate(timeout=300)
-        return subprocess.CompletedProcess([], process.returncode, stdout, stderr)
-
-    return run
 
 
 def reports(folder):
