@@ -117,6 +117,10 @@ def test_a_search_for_the_front_is_told_quality_and_cost(run, tmp_path):
         (["sweep.celling=3"], "sweep.celling is not a field; did you mean sweep.ceiling?"),
         (["sweep=nope"], "sweep=nope does not exist; there are grid, optuna, window_layers"),
         (["seed=-1,-2"], "seed=-1 must be 0 or more"),
+        (
+            ["sweep=optuna", "hydra.sweeper.objective=best"],
+            "error: hydra.sweeper.objective=best must be ceiling or front",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -227,7 +227,8 @@ def differences_of(paths: CellPaths, config: Config) -> list[str]:
 
 def _say_differing(folder: Path, differing: dict[str, list[str]]) -> str:
     name, differences = next(iter(differing.items()))
-    others = f", and {len(differing) - 1} other cells differ" if len(differing) > 1 else ""
+    more = len(differing) - 1
+    others = f", and so do {more} more" if more else ""
     return (
         f"{folder / name} holds a run with another config ({'; '.join(differences)}){others}; "
         "set sweep.name=… for a new folder, or sweep.overwrite=true to redo them"
