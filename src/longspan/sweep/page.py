@@ -176,7 +176,10 @@ def _html_table(columns: Sequence[Column], kinds: Sequence[str]) -> str:
             tag = 'th scope="row"' if j == 0 else "td"
             sort = "" if key is None else escape(str(key))
             mean, plus, std = text.partition(" ± ")
-            inner = escape(mean) + (f' <span class="std">± {escape(std)}</span>' if plus else "")
+            shown_mean = escape(mean)
+            if column.is_text:  # names of cells may break behind their commas
+                shown_mean = shown_mean.replace(",", ",<wbr>")
+            inner = shown_mean + (f' <span class="std">± {escape(std)}</span>' if plus else "")
             cells.append(f'<{tag}{_text(column)} data-sort="{sort}">{inner}</{tag.split()[0]}>')
         body.append(f'<tr class="{kind}">{"".join(cells)}</tr>\n')
     return (
