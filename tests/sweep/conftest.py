@@ -132,7 +132,12 @@ def run(start):
 
     def run(*more):
         process = start(*more)
-        stdout, stderr = process.communicate(timeout=300)
+        try:
+            stdout, stderr = process.communicate(timeout=900)  # machines may be busy
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise
         return subprocess.CompletedProcess([], process.returncode, stdout, stderr)
 
     return run

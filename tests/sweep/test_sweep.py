@@ -63,7 +63,7 @@ def test_what_cannot_run_is_recorded_and_the_rest_goes_on(start, tmp_path):
         process = start("model.num_heads=2,3", "trainer.max_epochs=1")
         wait_for(damaged.folder.report_file.exists, process)
         assert not taken.folder.path.exists()
-    stdout, stderr = process.communicate(timeout=300)
+    stdout, stderr = process.communicate(timeout=900)
     assert process.returncode == 1
     assert set(reports(folder)) == {damaged.name, taken.name}  # it came back
     assert damaged.set_aside(1).is_dir()
