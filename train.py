@@ -1,5 +1,6 @@
 """Train a model, or with -m many: `python train.py --help`."""
 
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -8,11 +9,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from longspan.command import quiet_lightning, run_command, user_errors
-from longspan.composed import as_config, placed
-from longspan.config import Config, SweepConfig
-from longspan.sweep.cell import cell_of
+from longspan.compose.configuration import as_config, placed
+from longspan.config import SweepConfig
+from longspan.sweep.cell import alone_at, cell_of
 from longspan.sweep.process import Outcome, run_cell
-from longspan.training.run_folder import folder_of
 from longspan.typed import from_dict
 
 
@@ -32,19 +32,21 @@ def plain(composed: DictConfig, overrides: list[str]) -> dict[str, Any]:
     return placed(OmegaConf.to_container(composed, resolve=True, throw_on_missing=True), overrides)
 
 
-def run(data: dict[str, Any]) -> Config:
+def run(data: dict[str, Any]) -> None:
     """Train, after the run that this one starts from."""
     if data["first"]:
         first = plain(hydra.compose("train", data["first"]), data["first"])
-        config = run(first | {name: data[name] for name in ("runs_dir", "logger")})
-        data["model"]["pretrained"] = str(folder_of(config).model)
+        first |= {name: data[name] for name in ("runs_dir", "logger")}
+        folder = Path(first["runs_dir"], first["experiment"], first["name"])
+        with alone_at(folder):
+            run(first)
+        data["model"]["pretrained"] = str(folder / "model")
     config = as_config(data)
     # torch and the rest take seconds to load: a wrong command line is answered before that
     from longspan.training.run import train
 
     quiet_lightning()
     train(config)
-    return config
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import pytest
 
-from longspan.compose import compose_cells
+from longspan.compose.cells import compose_cells
 
 
 def test_without_commas_there_is_one_cell():

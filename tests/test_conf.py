@@ -11,7 +11,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from longspan.composed import placed
+from longspan.compose.configuration import placed
 from longspan.config import Config, DataConfig, EvalConfig, SweepConfig, TrainerConfig
 from longspan.pretrained.load import complete_config
 from longspan.training.run import train

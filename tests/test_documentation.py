@@ -16,7 +16,7 @@ COMMAND = re.compile(
     r"^    ((?:python|make|source|pip|git|longspan) ?.*?)(?:\s+#.*)?$", re.MULTILINE
 )
 QUICK_TRAINING = (
-    "logger=none trainer.enable_progress_bar=false trainer.max_epochs=1 "
+    "logger=none sweep.calibrate=0 trainer.enable_progress_bar=false trainer.max_epochs=1 "
     "trainer.limit_train_batches=1 trainer.limit_val_batches=1 trainer.limit_test_batches=1 "
     "model.hidden_size=16 data.max_length=128 data.tokens_per_batch=1024"
 ).split()

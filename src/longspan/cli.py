@@ -11,7 +11,7 @@ from longspan.command import quiet_lightning, set_up_logging, user_errors
 from longspan.errors import UserError
 
 if TYPE_CHECKING:
-    from longspan.compose import Cell
+    from longspan.compose.cells import Cell
 
 app = typer.Typer(
     help="Longspan: hybrid encoders on long documents.",
@@ -108,7 +108,7 @@ def reach(
 
 def _cells(overrides: list[str] | None) -> "list[Cell]":
     # loading torch takes seconds: a wrong command line is answered before that
-    from longspan.compose import compose_cells
+    from longspan.compose.cells import compose_cells
 
     return compose_cells(overrides or [])
 

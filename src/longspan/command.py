@@ -115,6 +115,8 @@ def _leave_closed_stdout() -> None:
 def _composition_error(error: Any) -> str:
     """What Hydra says of a wrong command line, in one line that names the field and a remedy."""
     cause = error.__cause__ or error
+    if isinstance(cause, UserError):  # of an object that Hydra was to make: a sweeper, say
+        return str(cause)
     reason = [line for line in str(error).splitlines() if not line.lstrip().startswith(DETAILS)]
     if getattr(error, "options", None):  # of a group
         group, _, choice = error.missing_cfg_file.rpartition("/")

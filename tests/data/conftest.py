@@ -8,7 +8,7 @@ from datasets import Dataset
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from longspan.composed import placed
+from longspan.compose.configuration import placed
 from longspan.config import ClassificationConfig, Config, DataConfig, GlobalsConfig
 from longspan.data.features import encode_split
 from longspan.data.rows import check_columns, class_names

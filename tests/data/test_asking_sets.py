@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from longspan.composed import placed
+from longspan.compose.configuration import placed
 from longspan.config import Config
 from longspan.training.build import prepare
 from longspan.typed import from_dict

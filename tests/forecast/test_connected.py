@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from longspan.batch import Feature
 from longspan.cli import app
-from longspan.compose import Cell
+from longspan.compose.cells import Cell
 from longspan.forecast.connected import answers_connected, measure_reach, question_tokens
 from longspan.forecast.reach_picture import draw_reach, show_reach
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from longspan.cli import app
-from longspan.compose import Cell
+from longspan.compose.cells import Cell
 from longspan.config import MaskedLMConfig, QAConfig
 from longspan.errors import UserError
 from longspan.forecast.calibration import Rates, calibrate, shape_of

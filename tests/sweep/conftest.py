@@ -1,7 +1,10 @@
-"""Sweep folders as sweeps leave them, without the training."""
+"""Sweep folders as sweeps leave them, without the training; and sweeps as users start them."""
 
 import json
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,6 +13,7 @@ from longspan.config import Config
 from longspan.sweep.plan import Plan
 from longspan.typed import from_dict, to_dict
 
+ROOT = Path(__file__).resolve().parents[2]
 SPANS = ((1024, 2048, 4), (2048, 4096, 12), (4096, 8192, 14), (8192, 16384, 18), (16384, 32768, 12))
 
 
@@ -93,3 +97,47 @@ def make_sweep(tmp_path, write_sweep):
         return write_sweep(tmp_path / name, *shape, **more)
 
     return make
+
+
+@pytest.fixture
+def command(tiny_fields):
+    """A sweep of two tiny cells, window=4 and window=8, into the folder s."""
+    fields = dict(tiny_fields)
+    files = fields.pop("data.files")
+    del fields["model.window"], fields["trainer.enable_progress_bar"]
+    return [
+        sys.executable, str(ROOT / "train.py"), "-m", "data=files", "sweep.name=s", "sweep.calibrate=0",
+        *(f"data.files.{split}={file}" for split, file in files.items()),
+        *(f"{name}={value}" for name, value in fields.items()),
+        "model.window=4,8",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def start(command, tmp_path):
+    """Start the sweep in `tmp_path` with further overrides."""
+
+    def start(*more):
+        return subprocess.Popen(
+            [*command, *more], cwd=tmp_path, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    return start
+
+
+@pytest.fixture
+def run(start):
+    """Run the sweep to its end."""
+
+    def run(*more):
+        process = start(*more)
+        try:
+            stdout, stderr = process.communicate(timeout=900)  # machines may be busy
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise
+        return subprocess.CompletedProcess([], process.returncode, stdout, stderr)
+
+    return run

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 from longspan.config import SweepConfig
 from longspan.errors import UserError
 from longspan.sweep import process
-from longspan.sweep.cell import BUSY, PLAIN, cell_of, corruption_of, set_aside_if_corrupt
+from longspan.sweep.cell import BUSY, PLAIN, alone_at, cell_of, corruption_of, set_aside_if_corrupt
 from longspan.sweep.lock import Lock, TakenError
 from longspan.sweep.paths import CellPaths
 from longspan.sweep.process import Outcome, run_cell
@@ -126,6 +127,32 @@ def test_a_run_that_is_no_cell_is_left_alone_and_a_sweep_needs_its_flag(tmp_path
     ):
         pytest.fail("one run of many")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_others_start_from_is_made_by_one_of_them(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="longspan")
+    made = []
+
+    def start():
+        with alone_at(tmp_path / "first"):
+            made.append("begin")
+            time.sleep(1)  # longer than a lock is tried for before it counts as taken
+            made.append("end")
+
+    others = [threading.Thread(target=start) for _ in range(2)]
+    for thread in others:
+        thread.start()
+    for thread in others:
+        thread.join(30)
+    assert made == ["begin", "end"] * 2
+    assert f"waiting for process {os.getpid()}" in caplog.text
+
+
+def test_ranks_of_one_training_do_not_wait_for_each_other(tmp_path, monkeypatch):
+    with alone_at(tmp_path / "first"):
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        with alone_at(tmp_path / "first"):
+            pass
 
 
 @pytest.fixture

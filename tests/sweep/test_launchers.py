@@ -1,4 +1,7 @@
-"""Launchers: the example configs compose where their plugin is installed, and joblib runs one."""
+"""Launchers: the examples compose where their plugin is installed; Ray runs cells where it is.
+
+joblib does in test_tracking.py.
+"""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,3 +40,19 @@ def test_an_example_composes(launcher, plugin):
         "two_at_once": {"n_jobs": 2},
     }[launcher]
     assert {name: launch[name] for name in said} == said
+
+
+def test_ray_runs_the_cells_on_this_machine(run, tmp_path, monkeypatch):
+    try:
+        import hydra_plugins.hydra_ray_launcher  # noqa: F401
+        import ray  # noqa: F401
+    except ImportError:
+        pytest.skip("needs hydra-ray-launcher, which wants cloudpickle<3: docs/sweeps.md says how")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else a token in the home folder
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")  # on a busy machine
+    done = run("hydra/launcher=ray_local", "trainer.max_epochs=1")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "sweeps" / "s"
+    for window in (4, 8):
+        assert (folder / f"window={window}" / "report.json").is_file()
+    assert (folder / "report.html").is_file()

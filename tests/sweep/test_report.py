@@ -22,7 +22,7 @@ from longspan.sweep.sketch import Sketch
 from longspan.sweep.table import rows_of, verdict
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "wbr"}
 EVIL = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>"
 
 
@@ -108,7 +108,7 @@ def test_cells_without_a_result_are_listed_with_their_reasons(make_sweep):
     drawn = draw(folder)
     html = (folder / "report.html").read_text()
     assert "the training loss is nan at step 3" in html
-    assert "window=16,num_layers=1,seed=0" in html
+    assert "window=16,<wbr>num_layers=1,<wbr>seed=0" in html
     assert drawn.summary == (
         "2 of 4 cells have no result: window=16,num_layers=1,seed=0 (missing: not started) "
         "and 1 more"

@@ -1,6 +1,7 @@
 """What a run says of its speed, its memory and its interruption."""
 
 import logging
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from longspan.training.callbacks import (
     FiniteLoss,
     InterruptionNotice,
     Throughput,
+    forget_peak_memory,
     peak_memory_bytes,
 )
 
@@ -74,6 +76,15 @@ def test_peak_memory_never_falls():
     before = peak_memory_bytes()
     assert before > 10 * 2**20  # a Python with torch is larger than that
     assert peak_memory_bytes() >= before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process forget its peak")
+def test_the_peak_of_an_earlier_run_can_be_forgotten():
+    block = torch.ones(64 * 2**20)  # 256 MiB, in pages of their own
+    before = peak_memory_bytes()
+    del block
+    forget_peak_memory()
+    assert peak_memory_bytes() < before - 200 * 2**20
 
 
 @pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])

@@ -201,6 +201,23 @@ def test_files_go_along_as_an_artifact(fake_wandb, make_logger, close_in_time, t
     assert not tracking_warnings()
 
 
+def test_an_upload_of_files_that_hangs_is_left_behind(
+    fake_wandb, make_logger, close_in_time, tracking_warnings
+):
+    fake_wandb("""
+        class Artifact:
+            def __init__(self, name, kind): pass
+            def add_file(self, path): pass
+        def log_artifact(run, artifact): time.sleep(3600)
+        Run.log_artifact = log_artifact
+    """)
+    logger = make_logger(timeout=1.5)
+    logger.log_files("s-report", "report", [wandb_process.__file__])
+    close_in_time(logger)
+    (warning,) = tracking_warnings()
+    assert "TimeoutError: not done" in warning
+
+
 def test_cells_have_ids_of_their_own_however_long_their_names(tmp_path):
     def run_id(seed):
         name = ",".join(f"field_{n}=0.001" for n in range(20)) + f",seed={seed}"

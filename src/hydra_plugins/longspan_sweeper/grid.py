@@ -1,6 +1,7 @@
 """A grid whose cells have names and know what they did before: `hydra/sweeper=grid`."""
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
 
-from longspan.composed import as_config, placed
+from longspan.compose.configuration import as_config, placed
 from longspan.config import Config, SweepConfig
 from longspan.errors import FieldError, UserError
 from longspan.sweep.cell import PLAIN, corruption_of, record_failure
 from longspan.sweep.lock import owner_of
 from longspan.sweep.paths import CellPaths
 from longspan.sweep.plan import Plan, as_value, cell_name, check_names, sweep_name
+from longspan.sweep.prediction import predict
 from longspan.sweep.process import Outcome
 from longspan.training.run_folder import differing_fields
 from longspan.typed import from_dict
@@ -60,6 +62,7 @@ class GridSweeper(BasicSweeper):
         ready = self._check(cells)
         plan = Plan(swept, {cell.name: cell.values for cell in cells}, *self._weighing())
         plan.merge_into(self.folder)
+        self._predict(ready)
         return self._launch_all(ready)
 
     @property
@@ -169,6 +172,13 @@ class GridSweeper(BasicSweeper):
         data = placed(plain, [])
         return None if data["first"] else as_config(data)
 
+    def _predict(self, cells: Sequence[Cell]) -> None:
+        assert self.config is not None
+        at_once = cells_at_once(self.config.hydra.launcher)
+        if cells and at_once is not None and self.settings.calibrate:
+            overrides = {cell.name: cell.overrides for cell in cells}
+            predict(self.folder, overrides, self.settings.calibrate, at_once)
+
     def _launch_all(self, cells: Sequence[Cell]) -> list[Outcome]:
         """Launch; come back to the cells that another sweep was at, until none is left."""
         outcomes: dict[str, Outcome] = {}
@@ -196,6 +206,18 @@ class GridSweeper(BasicSweeper):
             time.sleep(BUSY_POLL_SECONDS)
 
 
+def cells_at_once(launcher: Any) -> int | None:
+    """Cells that a launcher runs side by side on this machine; None where it may use others."""
+    kind = launcher["_target_"].rpartition(".")[-1]
+    if kind == "BasicLauncher":
+        return 1
+    if kind != "JoblibLauncher":
+        return None
+    cores = os.cpu_count() or 1
+    jobs = launcher["n_jobs"]
+    return max(1, cores + 1 + jobs if jobs < 0 else jobs)
+
+
 def differences_of(paths: CellPaths, config: Config) -> list[str]:
     """In what the run in a cell's folder differs from `config`; nothing where it is damaged."""
     if not paths.folder.config_file.exists() or corruption_of(paths.folder) is not None:
@@ -205,7 +227,8 @@ def differences_of(paths: CellPaths, config: Config) -> list[str]:
 
 def _say_differing(folder: Path, differing: dict[str, list[str]]) -> str:
     name, differences = next(iter(differing.items()))
-    others = f", and {len(differing) - 1} other cells differ" if len(differing) > 1 else ""
+    more = len(differing) - 1
+    others = f", and so do {more} more" if more else ""
     return (
         f"{folder / name} holds a run with another config ({'; '.join(differences)}){others}; "
         "set sweep.name=… for a new folder, or sweep.overwrite=true to redo them"

@@ -20,6 +20,7 @@ class SweepConfig:
     overwrite: bool = False  # redo cells whose folder holds another config
     prune_after: int | None = None  # stop a cell below the median of so many finished; null = none
     cost: Cost = "time"  # what the report weighs quality against: a token's time, memory or FLOPs
+    calibrate: float = 20.0  # seconds before the first cell, to predict times; 0 = predict none
     ceiling: float | None = None  # the most it may be: µs a token, GiB, or MFLOPs a token
 
     def __post_init__(self) -> None:
@@ -34,5 +35,6 @@ class SweepConfig:
             raise UserError("sweep.dir is empty; name the folder that holds the sweeps")
         if self.prune_after is not None:
             at_least(1, "sweep.prune_after", self.prune_after)
+        at_least(0, "sweep.calibrate", self.calibrate)
         if self.ceiling is not None and self.ceiling <= 0:
             raise UserError(f"sweep.ceiling={self.ceiling} must be above 0, or null for none")

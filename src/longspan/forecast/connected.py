@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from longspan.batch import Feature
-from longspan.compose import Cell
+from longspan.compose.cells import Cell
 from longspan.config import Config, ModelConfig, QAConfig, Window
 from longspan.cost.documents import Documents
 from longspan.forecast.sample import Sample, read_samples

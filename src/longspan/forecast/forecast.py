@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from longspan.compose import Cell
+from longspan.compose.cells import Cell
 from longspan.config import Config
 from longspan.cost.documents import Documents
 from longspan.cost.flops import Flops, document_flops, training_flops

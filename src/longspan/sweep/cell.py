@@ -7,7 +7,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from longspan.command import RANK_VARIABLES
@@ -19,6 +19,7 @@ from longspan.training.run_folder import RunFolder, write_text
 
 PLAIN = "grid"  # the choice of the group `sweep` that goes with single runs
 BUSY = 75  # exit code of a cell that another process is at (EX_TEMPFAIL of sysexits.h)
+POLL_SECONDS = 0.5
 PARENT_VARIABLE = "LONGSPAN_SWEEP_PID"  # the process that waits for this one
 
 log = logging.getLogger(__name__)
@@ -40,15 +41,15 @@ def cell_of(sweep: SweepConfig, choice: str) -> Iterator[None]:
             raise UserError(f"sweep={choice} is many runs; start them with train.py -m")
         yield
         return
-    if any(os.environ.get(name, "0") != "0" for name in RANK_VARIABLES):
-        yield  # a further rank of a distributed cell, whose first rank has the lock
+    if _is_further_rank():
+        yield  # of a distributed cell, whose first rank has the lock
         return
     paths = CellPaths(Path(sweep.dir) / sweep.name, sweep.cell)
     try:
         with Lock(paths.lock) as lock:
             if lock.taken_over is not None:
                 log.info("taking over from %s, which is gone", lock.taken_over)
-            _end_with_parent()
+            end_with_parent()
             set_aside_if_corrupt(paths)
             paths.failure.unlink(missing_ok=True)
             with _recorded_failure(paths):
@@ -56,6 +57,31 @@ def cell_of(sweep: SweepConfig, choice: str) -> Iterator[None]:
     except TakenError as taken:
         log.info("%s: %s is at it", sweep.cell, taken.owner)
         raise SystemExit(BUSY) from None
+
+
+@contextmanager
+def alone_at(folder: Path) -> Iterator[None]:
+    """Around a run that several others start from: one process makes it while the others wait."""
+    if _is_further_rank():
+        yield
+        return
+    lock = CellPaths(folder.parent, folder.name).lock
+    said = False
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(Lock(lock))
+                break
+            except TakenError as taken:
+                if not said:
+                    log.info("%s: waiting for %s, which makes it", folder, taken.owner)
+                said = True
+                time.sleep(POLL_SECONDS)
+        yield
+
+
+def _is_further_rank() -> bool:
+    return any(os.environ.get(name, "0") != "0" for name in RANK_VARIABLES)
 
 
 @contextmanager
@@ -118,7 +144,7 @@ def set_aside_if_corrupt(paths: CellPaths) -> Path | None:
     return aside
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Let a training not go on unseen when the sweep that started it has been killed."""
     parent = int(os.environ.get(PARENT_VARIABLE, "0"))
     if parent:

@@ -138,7 +138,7 @@ def draw_cost(kind: Cost, title: str) -> Draw:
                 intercept, slope, r2 = line
                 ends = np.array([0.0, max(x for x, _ in local)])
                 axes.plot(ends, intercept + slope * ends, color=GREY, linewidth=1.1, zorder=1)
-                words.append(f"{intercept:.3g} + {slope:.2g}·W, R² {r2:.3f}")
+                words.append(f"{intercept:.3g} {slope_text(slope)}·W, R² {r2:.3f}")
             words += [f"full: {mean(full):.3g}"] if full else []
             if words:
                 said.append((layers, "; ".join(words)))
@@ -154,6 +154,10 @@ def draw_cost(kind: Cost, title: str) -> Draw:
             axes.legend(handles=handles, loc="upper left", fontsize=8.5)
 
     return draw
+
+
+def slope_text(slope: float) -> str:
+    return f"{'+' if slope >= 0 else '−'} {abs(slope):.2g}"
 
 
 def draw_by_length(axes: Axes, sketch: Sketch) -> None:

@@ -114,15 +114,14 @@ def _columns(rows: Sequence[Row], front: Sequence[Row], chosen: Row | None) -> l
     first = columns[0]
     marks = [(f"{marked(row)}{text}", key) for row, (text, key) in zip(rows, first.cells)]
     columns[0] = Column(first.head, first.unit, marks)
-    seeds = [(f"{len(r.finished)} of {len(r.cells)}", len(r.finished)) for r in rows]
     metrics = dict.fromkeys(m for r in rows for c in r.finished for m in c.report["metrics"])
     main = rows[0].metric
-    columns.append(Column("finished", "seeds", seeds))
-    for name in sorted(metrics, key=lambda m: m != main):
-        stats = [
-            Statistic.of([c.report["metrics"].get(name) for c in row.finished]) for row in rows
-        ]
-        columns.append(_statistics(name, "", stats, 3))
+    measured = {
+        name: _statistics(name, "", [row.metric_named(name) for row in rows], 3)
+        for name in sorted(metrics, key=lambda m: m != main)
+    }
+    if main in measured:
+        columns.append(measured.pop(main))
     speed = [row.reported("tokens_per_second") for row in rows]
     columns.append(_statistics("tokens/s", "in training", speed, 0))
     columns.append(_statistics("time", UNITS["time"], [r.cost("time") for r in rows], 1))
@@ -132,7 +131,10 @@ def _columns(rows: Sequence[Row], front: Sequence[Row], chosen: Row | None) -> l
     columns.append(_statistics("parameters", "", parameters, 0))
     reach = [("all" if r.reach is None else f"{r.reach:,}", r.reach or 1e18) for r in rows]
     columns.append(Column("reach", "tokens a side", reach))
+    seeds = [(f"{len(r.finished)} of {len(r.cells)}", len(r.finished)) for r in rows]
+    columns.append(Column("finished", "seeds", seeds))
     columns.append(_statistics("duration", "s", [row.reported("seconds") for row in rows], 0))
+    columns += measured.values()  # further metrics, behind what a choice is made by
     return [c for c in columns if any(key is not None for _, key in c.cells)]
 
 
@@ -174,7 +176,10 @@ def _html_table(columns: Sequence[Column], kinds: Sequence[str]) -> str:
             tag = 'th scope="row"' if j == 0 else "td"
             sort = "" if key is None else escape(str(key))
             mean, plus, std = text.partition(" ± ")
-            inner = escape(mean) + (f' <span class="std">± {escape(std)}</span>' if plus else "")
+            shown_mean = escape(mean)
+            if column.is_text:  # names of cells may break behind their commas
+                shown_mean = shown_mean.replace(",", ",<wbr>")
+            inner = shown_mean + (f' <span class="std">± {escape(std)}</span>' if plus else "")
             cells.append(f'<{tag}{_text(column)} data-sort="{sort}">{inner}</{tag.split()[0]}>')
         body.append(f'<tr class="{kind}">{"".join(cells)}</tr>\n')
     return (
@@ -189,27 +194,27 @@ def _text(column: Column) -> str:
 
 def _predictions(rows: Sequence[Row]) -> str:
     """Predicted beside measured, where cells were predicted before they ran."""
-    known = [row for row in rows if row.predicted("peak_memory_bytes") is not None]
+    names = ("peak_memory_bytes", "tokens_per_second")
+    known = [row for row in rows if any(row.predicted(name) is not None for name in names)]
     if not known:
         return ""
     label = [(row.label, row.label) for row in known]
     columns = [Column("cell", "", label, is_text=True)]
-    for head, name, unit, digits in (
-        ("memory", "peak_memory_bytes", 2**30, 2),
-        ("tokens/s", "tokens_per_second", 1, 0),
+    for (head, said, unit, digits), name in zip(
+        (("memory", "GiB, peak", 2**30, 2), ("tokens/s", "in training", 1, 0)), names
     ):
         forecast = [_scaled(row.predicted(name), unit) for row in known]
         measured = [_scaled(row.reported(name), unit) for row in known]
         if not any(forecast):
             continue
-        columns.append(_statistics(f"{head} predicted", "", forecast, digits))
-        columns.append(_statistics(f"{head} measured", "", measured, digits))
+        columns.append(_statistics(f"{head} predicted", said, forecast, digits))
+        columns.append(_statistics(f"{head} measured", said, measured, digits))
         off = [
             None if p is None or m is None else p.mean / m.mean - 1
             for p, m in zip(forecast, measured)
         ]
         columns.append(
-            Column("off by", "", [("–", None) if o is None else (f"{o:+.0%}", o) for o in off])
+            Column("off by", head, [("–", None) if o is None else (f"{o:+.0%}", o) for o in off])
         )
     return "<h2>Predicted and measured</h2>" + _html_table(columns, [""] * len(known))
 

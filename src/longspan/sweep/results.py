@@ -12,6 +12,7 @@ from longspan.errors import UserError
 from longspan.sweep.lock import owner_of
 from longspan.sweep.paths import RESERVED, CellPaths
 from longspan.sweep.plan import Plan, read_plan
+from longspan.sweep.prediction import read_forecast
 
 Status = Literal["finished", "running", "pruned", "failed", "broken off", "missing"]
 WINDOW, LAYERS, SEED = "model.window", "model.num_layers", "seed"
@@ -88,9 +89,11 @@ def read_sweep(folder: Path) -> SweepResults:
         raise UserError(f"{folder} is no folder; give that of a sweep: sweeps/<name>")
     plan = read_plan(folder) or Plan()
     names = list(dict.fromkeys([*plan.cells, *_cell_folders(folder)]))
+    forecast = read_forecast(folder)
     if not names:
         raise UserError(f"{folder} holds no cell of a sweep; give the folder of a sweep")
-    return SweepResults(folder, plan, [read_cell(CellPaths(folder, n), plan) for n in names])
+    cells = [read_cell(CellPaths(folder, name), plan, forecast.get(name)) for name in names]
+    return SweepResults(folder, plan, cells)
 
 
 def _cell_folders(folder: Path) -> Iterator[str]:
@@ -101,8 +104,14 @@ def _cell_folders(folder: Path) -> Iterator[str]:
                 yield path.name
 
 
-def read_cell(paths: CellPaths, plan: Plan) -> CellResult:
-    """Read one cell."""
+def read_cell(paths: CellPaths, plan: Plan, forecast: dict[str, Any] | None = None) -> CellResult:
+    """Read one cell.
+
+    Args:
+        paths: of the cell.
+        plan: of its sweep.
+        forecast: of its time (`prediction.read_forecast`), for `predicted` in its report.
+    """
     values = dict(plan.cells.get(paths.name, {}))
     config = _read_config(paths.folder.config_file)
     for dotted in dict.fromkeys([*plan.swept, WINDOW, LAYERS, SEED]):
@@ -112,6 +121,8 @@ def read_cell(paths: CellPaths, plan: Plan) -> CellResult:
             if dotted in (WINDOW, LAYERS) and config:
                 values[dotted] = found  # `keep`, of a pretrained model, is a number by now
     report = _read_json(paths.folder.report_file)
+    if isinstance(forecast, dict):
+        report["predicted"] = forecast | (report.get("predicted") or {})
     status, reason = _status(paths, report)
     finished = status == "finished"
     return CellResult(

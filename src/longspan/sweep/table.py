@@ -62,7 +62,10 @@ class Row:
 
     @property
     def quality(self) -> Statistic | None:
-        return Statistic.of([quality(cell, self.metric) for cell in self.finished])
+        return self.metric_named(self.metric)
+
+    def metric_named(self, name: str) -> Statistic | None:
+        return Statistic.of([quality(cell, name) for cell in self.finished])
 
     def cost(self, kind: Cost) -> Statistic | None:
         return Statistic.of([cost(cell, kind) for cell in self.finished])

@@ -4,6 +4,7 @@ import logging
 import resource
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,14 @@ class InterruptionNotice(L.Callback):
             log.warning("interrupted; the same command goes on from %s", self.checkpoint)
         elif was_interrupted(exception):
             log.warning("interrupted before the first checkpoint; the same command starts anew")
+
+
+def forget_peak_memory() -> None:
+    """Let `peak_memory_bytes` begin anew: a process may have made another run before."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # Linux only, and not in every container: then the peak is that of all
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5)
 
 
 def peak_memory_bytes() -> int:

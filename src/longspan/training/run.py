@@ -34,6 +34,7 @@ from longspan.training.callbacks import (
     InterruptionNotice,
     StepLimit,
     Throughput,
+    forget_peak_memory,
     peak_memory_bytes,
 )
 from longspan.training.figures import draw_figures
@@ -69,6 +70,7 @@ def train(config: Config) -> dict[str, Any]:
     check_trainer(config)
     check_adapters(config)
     started = time.perf_counter()
+    forget_peak_memory()
     L.seed_everything(config.seed, workers=True, verbose=False)
     prepared = fill_in_budget(prepare(config))
     config = replace(config, data=prepared.config.data)

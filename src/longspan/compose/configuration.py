@@ -1,4 +1,4 @@
-"""From what Hydra composed, as plain values, to the typed configuration of a run."""
+"""From what Hydra composed of conf/train.yaml to the typed configuration of one run."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,6 +1,6 @@
-"""A command line of overrides to configurations, as `train.py` composes them, one for each cell.
+"""A command line of overrides to configurations, as `train.py -m` composes them, one for each cell.
 
-`train.py` gets this from Hydra's own application; other commands ask here.
+`train.py` gets what Hydra composed from Hydra's own application; other commands ask here.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,12 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from longspan.command import implied_choices
+from longspan.compose.configuration import as_config, placed
 from longspan.config import Config
 from longspan.errors import UserError
-from longspan.typed import from_dict
+from longspan.typed import from_dict, to_dict
 
-FOLDER = Path(__file__).parents[2] / "conf"
+FOLDER = Path(__file__).parents[3] / "conf"
 IMPLIED = {"model.pretrained": "model=pretrained"}  # as in train.py
 
 
@@ -52,8 +53,8 @@ def compose_cells(overrides: Sequence[str]) -> list[Cell]:
         for values in product(*choices.values()):
             chosen = dict(zip(choices, values, strict=True))
             name = ",".join(f"{_short(key)}={chosen[key]}" for key in varied)
-            data = _completed(_composed([f"{key}={value}" for key, value in chosen.items()]))
-            cells.append(Cell(name, from_dict(Config, data | {"name": name or "default"})))
+            data = _composed([f"{key}={value}" for key, value in chosen.items()])
+            cells.append(Cell(name, _config(data | {"name": name or "default"})))
     return cells
 
 
@@ -86,24 +87,23 @@ def _values(overrides: Sequence[Override]) -> dict[str, list[str]]:
 
 def _composed(overrides: list[str]) -> dict[str, Any]:
     composed = compose("train", overrides=overrides)
-    data: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    data.pop("sweep", None)  # of many runs, not of one
-    return data
+    return placed(OmegaConf.to_container(composed, resolve=True, throw_on_missing=True), overrides)
 
 
-def _completed(data: dict[str, Any]) -> dict[str, Any]:
-    """With what a pretrained model, or the run that is trained first, decides."""
-    if not data["first"] and data["model"].get("pretrained") is None:
-        return data
-    from longspan.pretrained.load import KEEP, complete_config  # loads transformers, for seconds
+def _config(data: dict[str, Any]) -> Config:
+    """As a run has it; the model of a run that is made first is taken from its configuration."""
+    if not data["first"]:
+        return as_config(data)
+    from longspan.pretrained.load import KEEP  # loads transformers, for seconds
 
-    if data["first"]:
-        first = _completed(_composed(data["first"]))
-        own = {k: v for k, v in data["model"].items() if v != KEEP and k != "pretrained"}
-        tokenizer = data["data"].get("tokenizer") or first["data"]["tokenizer"]
-        model = first["model"] | own | {"pretrained": None}
-        return data | {"first": [], "model": model, "data": data["data"] | {"tokenizer": tokenizer}}
-    return complete_config(data)
+    first = to_dict(_config(_composed(data["first"])))
+    own = {k: v for k, v in data["model"].items() if v != KEEP and k != "pretrained"}
+    tokenizer = data["data"].get("tokenizer") or first["data"]["tokenizer"]
+    model = first["model"] | own | {"pretrained": None}
+    return from_dict(
+        Config,
+        data | {"first": [], "model": model, "data": data["data"] | {"tokenizer": tokenizer}},
+    )
 
 
 def _short(key: str) -> str:
