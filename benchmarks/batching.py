@@ -6,7 +6,7 @@ One model, real documents of all lengths, every one once: packed end to end into
 budget, as Longspan trains; one document a batch; and in rectangles of as many documents as long as
 the longest of them, in random order and grouped by length, as padding collators make them (the
 model computes the padding, as others do). Every way runs in a fresh process, in turns, the median
-counts. About three minutes on two idle cores. The table is printed, the last line is JSON, and the
+counts. About three minutes on two idle cores, reckoned. The table is printed, the last line is JSON, and the
 result goes to benchmarks/results/ and docs/speed.md.
 """
 
@@ -79,7 +79,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--number", type=int, default=64, help="of documents")
+    parser.add_argument("--number", type=int, default=40, help="of documents")
     parser.add_argument("--longest", type=int, default=4096, help="tokens of a document")
     parser.add_argument("--budget", type=int, default=8192, help="tokens of a packed batch")
     parser.add_argument("--documents", type=int, default=8, help="of a rectangle")
