@@ -220,9 +220,10 @@ def test_forward_and_backward_on_cuda(layout, separate, dtype, make_plan, make_q
         )
         for backend, device, wide in (("reference", "cpu", torch.float64), ("auto", cuda, dtype))
     )
-    tolerance = {torch.float32: 2e-5, torch.bfloat16: 4e-2}[dtype]
+    tolerance = {torch.float32: 2e-5, torch.bfloat16: 3e-2}[dtype]
     for x, y in zip(ours, exact, strict=True):
-        torch.testing.assert_close(x.cpu().double(), y, atol=tolerance, rtol=tolerance)
+        if y.numel():
+            assert (x.cpu().double() - y).abs().max() <= tolerance * y.abs().max().clamp(min=1)
 
 
 @compiles
