@@ -111,8 +111,8 @@ def dense_attention(scale):
         blocks = type("Blocks", (), given)
         seen = computed_pairs(blocks, BLOCK)
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-        scores = (q @ k.mT * scale).masked_fill(~seen, -torch.inf)
-        return scores.softmax(-1).nan_to_num(0.0) @ v  # rows that see nothing give 0
+        scores = (q @ k.mT * scale).masked_fill(~seen, -1e30)
+        return (scores.softmax(-1) * seen) @ v  # rows that see nothing give 0
 
     return call
 
@@ -123,9 +123,11 @@ def test_what_is_laid_out_and_put_together(layout, separate, make_plan, make_qkv
     monkeypatch.setattr(flex, "_compiled", dense_attention)
     plan = make_plan(*layout)
     qkv, global_qkv = make_qkv(plan, 4, 2, 8, separate=separate)
-    out = flex.attention(*qkv, global_qkv, plan, 0.3)
-    expected = attend(*qkv, plan, global_qkv=global_qkv, backend="reference", scale=0.3)
-    torch.testing.assert_close(out, expected)
+    inputs = [x.requires_grad_() for x in (*qkv, *(global_qkv or ()))]
+    ours = flex.attention(*inputs[:3], inputs[3:] or None, plan, 8**-0.5)
+    torch.testing.assert_close(
+        with_gradients(ours, inputs), gradients(inputs, plan, "reference"), atol=1e-9, rtol=1e-7
+    )
 
 
 # --- compiled, on the CPU: `pytest -m slow` runs all of test_backends.py ------------------------
@@ -241,5 +243,10 @@ def gradients(inputs, plan, backend):
     """Output and gradients of all inputs."""
     inputs = [x.requires_grad_() for x in inputs]
     out = attend(*inputs[:3], plan, global_qkv=tuple(inputs[3:]) or None, backend=backend)
+    return with_gradients(out, inputs)
+
+
+def with_gradients(out, inputs):
+    """Likewise, of an output."""
     probe = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
     return [out.detach(), *torch.autograd.grad(out, inputs, probe, materialize_grads=True)]
