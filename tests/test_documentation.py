@@ -41,6 +41,8 @@ ELSEWHERE = {
     "python benchmarks/quality.py": "tests/benchmarks/test_quality.py",
     "python benchmarks/quality_qa.py": "tests/benchmarks/test_quality_qa.py",
     "python benchmarks/read_far.py": "tests/benchmarks/test_read_far.py",
+    "python benchmarks/train_step.py": "tests/benchmarks/test_train_step_benchmark.py",
+    "python benchmarks/batching.py": "tests/benchmarks/test_batching_benchmark.py",
 }
 
 

@@ -10,7 +10,19 @@ from longspan.attention import AttentionPlan, Pattern, native
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 # all that are held against the oracle, and what they compute in
-BACKENDS = {"blocked": DTYPES, "native": [torch.float32, torch.bfloat16]}
+BACKENDS = {
+    "blocked": DTYPES,
+    "native": [torch.float32, torch.bfloat16],
+    "flex": [torch.float32, torch.bfloat16],
+}
+# of these every size of heads is compiled anew, in some ten seconds
+SLOW = {
+    "flex": [
+        pytest.mark.slow,
+        # PyTorch's compiler warns of PyTorch itself
+        pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning"),
+    ]
+}
 
 
 def _skip_where_it_cannot_run(backend):
@@ -19,12 +31,16 @@ def _skip_where_it_cannot_run(backend):
     return backend
 
 
-@pytest.fixture(scope="session", params=BACKENDS)
+def _params(names):
+    return [pytest.param(name, marks=SLOW.get(name, ())) for name in names]
+
+
+@pytest.fixture(scope="session", params=_params(BACKENDS))
 def backend(request):
     return _skip_where_it_cannot_run(request.param)
 
 
-@pytest.fixture(scope="session", params=["reference", *BACKENDS])
+@pytest.fixture(scope="session", params=_params(["reference", *BACKENDS]))
 def any_backend(request):
     return _skip_where_it_cannot_run(request.param)
 
@@ -42,7 +58,8 @@ def finest_dtype():
 
 def _pairs(backends):
     pairs = [(name, dtype) for name, dtypes in backends.items() for dtype in dtypes]
-    return {"params": pairs, "ids": [f"{name}-{dtype}" for name, dtype in pairs]}
+    params = [pytest.param(pair, marks=SLOW.get(pair[0], ())) for pair in pairs]
+    return {"params": params, "ids": [f"{name}-{dtype}" for name, dtype in pairs]}
 
 
 @pytest.fixture(scope="session", **_pairs(BACKENDS))

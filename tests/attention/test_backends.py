@@ -13,12 +13,18 @@ from longspan.attention.plan import build_block_table
 
 
 def run(qkv, global_qkv, plan, dtype=torch.float64, backend="reference", **arguments):
-    """`attend` forward and backward: its output and the gradients of all that went in, by name."""
+    """`attend` forward and backward: its output and the gradients of all that went in, by name.
+
+    Of flex its output alone: on the CPU it has no backward.
+    """
     names = ("q", "k", "v", "global q", "global k", "global v")
-    inputs = [x.to(dtype).requires_grad_() for x in (*qkv, *(global_qkv or ()))]
+    differentiates = backend != "flex"
+    inputs = [x.to(dtype).requires_grad_(differentiates) for x in (*qkv, *(global_qkv or ()))]
     out = attend(
         *inputs[:3], plan, global_qkv=tuple(inputs[3:]) or None, backend=backend, **arguments
     )
+    if not differentiates:
+        return {"out": out}
     gradients = torch.autograd.grad(out, inputs, gradient_of(out), materialize_grads=True)
     return {"out": out.detach(), **dict(zip(names, gradients))}
 
@@ -50,6 +56,8 @@ def assert_agrees(plan, qkv, global_qkv, dtype, scale=None, **arguments):
     ours = run(qkv, global_qkv, plan, dtype, scale=scale, **arguments)
     roundings = 2 * torch.finfo(dtype).eps * largest_number(qkv, global_qkv, truth, scale)
     for name, exact in truth.items():
+        if name not in ours:
+            continue
         assert ours[name].dtype == dtype
         if exact.numel():
             error, yard = ((x[name].double() - exact).abs().max() for x in (ours, oracle))
@@ -113,8 +121,8 @@ def test_all_small_layouts(
     for layout in small_layouts(num_tokens):
         plan = make_plan(*layout)
         inputs = make_qkv(plan, 1, 1, 2, dtype, separate)
-        expected = {name: x.to(dtype) for name, x in run(*inputs, plan).items()}
-        assert_same(run(*inputs, plan, dtype, backend), expected, layout)
+        ours, exact = run(*inputs, plan, dtype, backend), run(*inputs, plan)
+        assert_same(ours, {name: exact[name].to(dtype) for name in ours}, layout)
 
 
 @pytest.mark.parametrize("block_size", [1, 2, 3, 4])
@@ -133,11 +141,13 @@ def test_small_layouts_in_small_blocks(block_size, small_layouts, make_plan, mak
 def test_random_layouts(backend_and_dtype, plans, make_qkv, data):
     backend, dtype = backend_and_dtype
     plan = data.draw(plans, label="plan")
-    num_kv_heads = data.draw(st.integers(1, 3), label="num_kv_heads")
-    num_heads = num_kv_heads * data.draw(st.integers(1, 3), label="queries a kv head")
-    head_size = data.draw(st.sampled_from([1, 3, 8, 17, 32]), label="head_size")
+    few = backend == "flex"  # each is compiled anew
+    num_kv_heads = data.draw(st.just(2) if few else st.integers(1, 3), label="num_kv_heads")
+    group = data.draw(st.just(2) if few else st.integers(1, 3), label="queries a kv head")
+    num_heads = num_kv_heads * group
+    head_size = data.draw(st.sampled_from([8] if few else [1, 3, 8, 17, 32]), label="head_size")
     separate = data.draw(st.booleans(), label="separate global projections")
-    scale = data.draw(st.sampled_from([None, 0.3, 1.0]), label="scale")
+    scale = data.draw(st.sampled_from([None] if few else [None, 0.3, 1.0]), label="scale")
     qkv, global_qkv = make_qkv(plan, num_heads, num_kv_heads, head_size, dtype, separate)
     assert_agrees(plan, qkv, global_qkv, dtype, backend=backend, scale=scale)
 
@@ -196,7 +206,7 @@ def test_documents_do_not_influence_each_other(any_backend_and_dtype, window, ma
     others = torch.ones(plan.num_tokens, dtype=torch.bool)
     others[inside] = False
     # bit for bit: what another document holds is multiplied by an exact zero or not read at all
-    for name in ("out", "q", "k", "v", "global k", "global v"):
+    for name in before.keys() - {"global q"}:
         assert after[name][others].equal(before[name][others]), name
     assert not after["out"][inside].equal(before["out"][inside])
 

@@ -1,5 +1,6 @@
 """The formulas against what autograd saves, and against all that a training step allocates."""
 
+import importlib.util
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
-from longspan.attention import Pattern, auto_backend, blocked, native
+from longspan.attention import blocked, native
 from longspan.config import Config, MaskedLMConfig
 from longspan.cost.attention_memory import AttentionMemory
 from longspan.cost.memory import TrainingMemory, block_matrices
@@ -192,10 +193,26 @@ def test_the_backend_that_is_expected_is_the_one_that_computes(
         assert used == ["blocked"]
 
 
-def test_a_gpu_is_served_by_blocked(make_small, make_documents):
-    memory = AttentionMemory(make_small(), make_documents(LENGTHS), torch.float32, on_gpu=True)
-    assert memory.backend(16) == "blocked"
-    assert auto_backend(torch.float32, "cuda", Pattern(16), 0.0)[0] == "blocked"
+@pytest.mark.parametrize("has_triton", [True, False])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_gpu_is_served_by_flex_where_it_can(
+    dropout, has_triton, make_small, make_documents, monkeypatch
+):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if has_triton else None)
+    config = make_small(attention_dropout=dropout)
+    memory = AttentionMemory(config, make_documents(LENGTHS), torch.float32, on_gpu=True)
+    assert config.model.head_size == 16
+    assert memory.backend(16) == ("flex" if has_triton and not dropout else "blocked")
+
+
+def test_flex_keeps_what_no_window_changes(make_small, make_documents, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    narrow, wide = (
+        AttentionMemory(make_small(window=w), make_documents(LENGTHS), torch.bfloat16, on_gpu=True)
+        for w in (1, 128)
+    )
+    # two layers' queries, keys, values, output of all rows and of the tokens, log-sum-exps
+    assert sum(narrow.at(1024)) == sum(wide.at(1024)) == 2 * (2 * (3 * 64 + 2 * 64) + 4 * 4)
 
 
 def test_native_keeps_what_no_window_changes(make_small, make_documents):

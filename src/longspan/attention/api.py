@@ -7,16 +7,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from longspan.attention import blocked, native, reference
+from longspan.attention import blocked, flex, native, reference
 from longspan.attention.pattern import Pattern
 from longspan.attention.plan import AttentionPlan
 
-Backend = Literal["auto", "reference", "blocked", "native"]
+Backend = Literal["auto", "reference", "blocked", "native", "flex"]
 GlobalProjections = tuple[Tensor, Tensor, Tensor]
 
 # compute local rows and global rows apart, of as many key heads as query heads
 _IN_TWO_PARTS: dict[str, ModuleType] = {"reference": reference, "blocked": blocked}
-_BACKENDS = (*_IN_TWO_PARTS, "native")
+_BACKENDS = (*_IN_TWO_PARTS, "native", "flex")
 
 log = logging.getLogger(__name__)
 _announced: set[str] = set()
@@ -56,10 +56,14 @@ def attend(
         ValueError: shapes that do not fit, or a backend that does not exist or cannot serve.
     """
     _check_shapes(q_THE, k_TKE, v_TKE, plan, global_qkv)
-    chosen = _choose(backend, q_THE, plan, dropout_p)
+    tensors = (q_THE, k_TKE, v_TKE, *(global_qkv or ()))
+    chosen = _choose(backend, tensors, plan, dropout_p)
     factor = q_THE.shape[-1] ** -0.5 if scale is None else scale
     if chosen == "native":
         return native.attention(q_THE, k_TKE, v_TKE, global_qkv, plan, factor)
+    if chosen == "flex":
+        q, k, v, *of_globals = (x.to(native.dtype_of(q_THE)) for x in tensors)
+        return flex.attention(q, k, v, of_globals or None, plan, factor)
     serve = _IN_TWO_PARTS[chosen]
     return _in_two_parts(serve, q_THE, k_TKE, v_TKE, plan, global_qkv, dropout_p, factor)
 
@@ -98,7 +102,7 @@ def repeat_heads(x_TKE: Tensor, num_heads: int) -> Tensor:
 
 
 def auto_backend(
-    dtype: torch.dtype, device: str, pattern: Pattern, dropout_p: float
+    dtype: torch.dtype, device: str, head_size: int, pattern: Pattern, dropout_p: float
 ) -> tuple[Backend, str]:
     """Which backend `auto` takes for such a call, and why.
 
@@ -107,9 +111,15 @@ def auto_backend(
     Args:
         dtype: to compute in: autocast's where that is on, else that of the queries.
         device: type of it, as "cpu".
+        head_size: E.
         pattern: of the plan.
         dropout_p: on the probabilities.
     """
+    if device == "cuda":
+        refusal = flex.refusal(dtype, device, head_size, pattern, dropout_p, needs_gradient=True)
+        if refusal is None:
+            return "flex", "FlexAttention's fused kernel, compiled for this GPU"
+        return "blocked", f"plain PyTorch; not flex: {refusal}"
     refusal = native.refusal(dtype, device, pattern, dropout_p)
     # no case is left to `blocked` for speed: a call costs native no more than it costs
     # PyTorch's operators, at one token, at a hundred, and where short documents see all of
@@ -119,16 +129,24 @@ def auto_backend(
     return "blocked", f"plain PyTorch; not native: {refusal}"
 
 
-def _choose(backend: Backend, q_THE: Tensor, plan: AttentionPlan, dropout_p: float) -> Backend:
-    call = (native.dtype_of(q_THE), q_THE.device.type, plan.pattern, dropout_p)
+def _choose(
+    backend: Backend, tensors: tuple[Tensor, ...], plan: AttentionPlan, dropout_p: float
+) -> Backend:
+    q_THE = tensors[0]
+    dtype, device, head_size = native.dtype_of(q_THE), q_THE.device.type, q_THE.shape[-1]
+    rest = (plan.pattern, dropout_p)
     if backend == "auto":
-        return _announce(*auto_backend(*call))
+        return _announce(*auto_backend(dtype, device, head_size, *rest))
+    refusal = None
     if backend == "native":
-        refusal = native.refusal(*call)
-        if refusal is not None:
-            raise ValueError(
-                f"attention backend native cannot serve this call: {refusal}; or use blocked"
-            )
+        refusal = native.refusal(dtype, device, *rest)
+    if backend == "flex":
+        needs_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+        refusal = flex.refusal(dtype, device, head_size, *rest, needs_gradient)
+    if refusal is not None:
+        raise ValueError(
+            f"attention backend {backend} cannot serve this call: {refusal}; or use blocked"
+        )
     if backend not in _BACKENDS:
         raise ValueError(
             f"attention backend {backend!r} does not exist; use auto or one of "

@@ -56,8 +56,8 @@ def refusal(dtype: torch.dtype, device: str, pattern: Pattern, dropout_p: float)
 
 def dtype_of(x: Tensor) -> torch.dtype:
     """What to compute in: under autocast what autocast says, as PyTorch's own attention does."""
-    if torch.is_autocast_enabled("cpu") and x.is_floating_point():
-        return torch.get_autocast_dtype("cpu")
+    if torch.is_autocast_enabled(x.device.type) and x.is_floating_point():
+        return torch.get_autocast_dtype(x.device.type)
     return x.dtype
 
 

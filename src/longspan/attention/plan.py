@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from longspan.attention.pattern import Pattern, document_bounds
+from longspan.attention.sparse_blocks import SparseBlocks, build_sparse_blocks
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class AttentionPlan:
         per_document = torch.bucketize(self.global_index, cu_seqlens[1:], right=True)
         self.num_globals: list[int] = per_document.bincount(minlength=len(self.lengths)).tolist()
         self._biases: dict[torch.dtype, Tensor] = {}
+        self._sparse_blocks: dict[bool, SparseBlocks] = {}
 
     @property
     def num_tokens(self) -> int:
@@ -96,6 +98,14 @@ class AttentionPlan:
             bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
             self._biases[dtype] = bias.masked_fill_(~mask, float("-inf"))
         return self._biases[dtype]
+
+    def sparse_blocks(self, separate: bool) -> SparseBlocks:
+        """As FlexAttention reads the pattern; `separate`: global rows have keys of their own."""
+        if separate not in self._sparse_blocks:
+            self._sparse_blocks[separate] = build_sparse_blocks(
+                self.cu_seqlens, self.global_mask, self.pattern.window, separate=separate
+            )
+        return self._sparse_blocks[separate]
 
 
 def build_block_table(plan: AttentionPlan, block_size: int) -> BlockTable:

@@ -43,7 +43,7 @@ class ModelConfig:
     hidden_dropout: float = 0.1
     initializer_range: float = 0.02
     gradient_checkpointing: bool = False
-    attention_backend: Literal["auto", "reference", "blocked", "native"] = "auto"
+    attention_backend: Literal["auto", "reference", "blocked", "native", "flex"] = "auto"
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "num_layers", "num_heads"):

@@ -68,13 +68,20 @@ class AttentionMemory:
         if model.attention_backend != "auto":
             return model.attention_backend
         device = "cuda" if self.on_gpu else "cpu"
-        return auto_backend(self.dtype, device, Pattern(window), model.attention_dropout)[0]
+        pattern, dropout_p = Pattern(window), model.attention_dropout
+        return auto_backend(self.dtype, device, model.head_size, pattern, dropout_p)[0]
 
     def _of_layer(self, window: Window, tokens: float) -> list[float]:
         backend = self.backend(window)
         if backend == "native":
             separate = self._projected() if self._are_separate else []
             return [*self._projected(), *separate, self._values, self._sums]
+        if backend == "flex":  # what it is given, laid out anew, and the output twice
+            keys = [
+                float(self._small * self.config.model.kv_heads * self.config.model.head_size)
+            ] * 2
+            copies = [self._values, *keys, *(keys if self._are_separate else [])]
+            return [*copies, self._values, self._values, self._sums]
         if backend == "reference":  # scores of all pairs, saved once and twice in backward
             scores = float(FULL * self.config.model.num_heads * tokens)
             return [*self._of_blocks(None), scores, scores, scores]
