@@ -77,7 +77,7 @@ def test_the_fused_step_is_adamw():
     optimizer = build_optimizer(module, 0, config)
     assert all(group["fused"] for group in optimizer.param_groups)
     first, second = config.betas
-    moments = {name: (0.0, 0.0) for name in expected}
+    moments = dict.fromkeys(expected, (0.0, 0.0))
     for step in range(1, 5):
         for name, p in module.named_parameters():
             p.grad = torch.randn(p.shape)

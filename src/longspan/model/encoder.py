@@ -40,8 +40,14 @@ class Encoder(nn.Module):
         self.final_norm = make_norm(config) if config.norm_position == "pre" else nn.Identity()
         initialise(self)
 
-    def forward(self, batch: PackedBatch) -> Tensor:
-        """Hidden states (T, C) of a packed batch."""
+    def forward(self, batch: PackedBatch, rows: Tensor | None = None) -> Tensor:
+        """Hidden states (T, C) of a packed batch, or (R, C) of some of its tokens.
+
+        Args:
+            batch: of T tokens.
+            rows: (R,) int64, ascending, the tokens whose hidden states are wanted: the last layer
+                computes no others. None = all.
+        """
         position = position_ids(batch.cu_seqlens)  # (T,)
         x = self.token_embedding(batch.input_ids)  # (T, C)
         if self.position_embedding is not None:
@@ -56,8 +62,9 @@ class Encoder(nn.Module):
         }
         thetas = self.config.rope_thetas
         rotary = {theta: self._rotary(position, theta) for theta in set(thetas)}
-        for layer, window, theta in zip(self.layers, windows, thetas, strict=True):
-            arguments = (x, plans[window], rotary[theta])
+        wanted = [None] * (len(windows) - 1) + [rows]
+        for layer, window, theta, kept in zip(self.layers, windows, thetas, wanted, strict=True):
+            arguments = (x, plans[window], rotary[theta], kept)
             if self.config.gradient_checkpointing and self.training:
                 x = checkpoint(layer, *arguments, use_reentrant=False)
             else:
