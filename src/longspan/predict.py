@@ -29,7 +29,6 @@ from longspan.pretrained.tokenizer import document_encoder, load_tokenizer
 from longspan.tasks import choice_decoding, multihop_decoding
 from longspan.tasks.choice import Choice
 from longspan.tasks.classification import Classification
-from longspan.tasks.head import logits_of
 from longspan.tasks.multihop import MultiHop
 from longspan.tasks.qa import QuestionAnswering
 
@@ -136,7 +135,7 @@ class Predictor:
         features = [feature for slices in encoded for feature in slices]
         for features_of_batch in within_budget(features, self.config.data.token_budget):
             batch = pack(features_of_batch).to(device)
-            pieces += self.task.decode(logits_of(self.encoder, self.head, batch), batch)
+            pieces += self.task.decode(self.head(self.encoder(batch), batch), batch)
         predictions = {prediction.id: prediction for prediction in self.task.merge(pieces)}
         for document, named in zip(documents, unique, strict=True):
             yield told(predictions[named.id], document)

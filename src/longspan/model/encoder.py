@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 from longspan.attention import AttentionPlan, Pattern
 from longspan.batch import PackedBatch
 from longspan.config import ModelConfig
+from longspan.model.dropout import Dropout
 from longspan.model.layers import Block, make_norm
 from longspan.model.positions import RotaryTable, position_ids, rotary_table
 
@@ -32,7 +33,7 @@ class Encoder(nn.Module):
         if config.type_vocab_size:
             self.token_type_embedding = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.embedding_norm = make_norm(config) if config.embedding_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         if not config.first_norm:
             self.layers[0].attention_norm = nn.Identity()

@@ -3,10 +3,12 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longspan.attention import AttentionPlan, attend
+from longspan.attention import AttentionPlan, attend, native
 from longspan.attention.api import Backend, GlobalProjections
+from longspan.attention.pointwise import split_heads
 from longspan.config import ModelConfig
 from longspan.model.absorbed import absorbed_rows, parts_of, pays
+from longspan.model.dropout import Dropout
 from longspan.model.positions import RotaryTable, rotate
 
 
@@ -46,7 +48,7 @@ class Attention(nn.Module):
 
     def _all_rows(self, x: Tensor, plan: AttentionPlan, rotary: RotaryTable | None) -> Tensor:
         """(T, C) to (T, H, E)."""
-        q_THE, k_TKE, v_TKE = self._split(self.qkv(x), rotary)
+        q_THE, k_TKE, v_TKE = self.project(x, rotary)
         out_GHE, global_qkv = None, None
         if self.global_qkv is not None:
             out_GHE = self._absorb(self.global_qkv, x, plan.global_index, plan, rotary)
@@ -99,12 +101,24 @@ class Attention(nn.Module):
             return None
         return absorbed_rows(linear, x, index, counts, plan, rotary, self.num_heads, self.head_size)
 
+    def project(self, x: Tensor, rotary: RotaryTable | None) -> tuple[Tensor, Tensor, Tensor]:
+        """(T, C) to q (T, H, E), k and v (T, K, E)."""
+        return self._split(self.qkv(x), rotary)
+
+    def project_for_globals(
+        self, x: Tensor, rotary: RotaryTable | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Likewise, of what global rows use: projections of their own, or the shared ones."""
+        return self._split((self.global_qkv or self.qkv)(x), rotary)
+
     def _split(
         self, projected: Tensor, rotary: RotaryTable | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(T, (H + 2K) * E) to q (T, H, E), k and v (T, K, E), rotated where positions are."""
         heads = projected.view(len(projected), -1, self.head_size)
         sizes = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
+        if self.backend in ("auto", "native") and native.computes(heads):
+            return split_heads(heads, sizes, rotary)
         if rotary is None:
             q, k, v = heads.split(sizes, dim=1)
             return q, k, v
@@ -118,7 +132,7 @@ class Attention(nn.Module):
         if self.global_qkv is None or not len(plan.global_index):
             return None
         if not isinstance(self.global_qkv, nn.Linear):  # an adapter has no parts
-            q_THE, k_TKE, v_TKE = self._split(self.global_qkv(x), rotary)
+            q_THE, k_TKE, v_TKE = self.project_for_globals(x, rotary)
             return q_THE.index_select(0, plan.global_index), k_TKE, v_TKE
         q_size, kv_size = self.num_heads * self.head_size, self.num_kv_heads * self.head_size
         query_part, kv_part = parts_of(self.global_qkv, (q_size, 2 * kv_size))
@@ -166,7 +180,7 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.mlp_norm = make_norm(config)
         self.mlp = Mlp(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
 
     def forward(
         self,
@@ -176,9 +190,16 @@ class Block(nn.Module):
         rows: Tensor | None = None,
     ) -> Tensor:
         """(T, C) to (T, C), or to (R, C) of the tokens that `rows` (R,) names."""
-        normed = self.attention_norm(x) if self.pre_norm else x
-        attended = self.dropout(self.attention(normed, plan, rotary, rows))
-        x = attended + (x if rows is None else x.index_select(0, rows))
+        attended = self.attention(self.before_attention(x), plan, rotary, rows)
+        return self.after_attention(x if rows is None else x.index_select(0, rows), attended)
+
+    def before_attention(self, x: Tensor) -> Tensor:
+        """What attention reads of the residual stream, (T, C), row by row."""
+        return self.attention_norm(x) if self.pre_norm else x
+
+    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The residual stream (T, C) with attention's output (T, C) and the MLP's, row by row."""
+        x = x + self.dropout(attended)
         if self.pre_norm:
             return x + self.dropout(self.mlp(self.mlp_norm(x)))
         x = self.attention_norm(x)
