@@ -8,7 +8,8 @@ from torch import nn
 
 from longspan.attention import AttentionPlan, Pattern, reference
 from longspan.batch import pack
-from longspan.model.absorbed import absorbed_rows, parts_of, pays
+from longspan.config import ModelConfig
+from longspan.model.absorbed import absorbed_rows, parts_of
 from longspan.model.positions import position_ids, rotary_table, rotate
 
 LENGTHS = [1, 7, 30, 2, 12]
@@ -90,10 +91,9 @@ def test_separate_projections_are_absorbed_in_every_layer(make_encoder, make_bat
 
 
 def test_many_global_tokens_are_not_absorbed():
-    bounds, heads = torch.tensor([0, 100], dtype=torch.int32), (4, 4, 8)
-    plan = AttentionPlan(bounds, torch.zeros(100, dtype=torch.bool), Pattern(2))
-    assert pays(plan, [1], *heads)
-    assert not pays(plan, [60], *heads)
+    model = ModelConfig(hidden_size=32, num_heads=4)
+    assert model.absorbing_pays(pairs=100, rows=1, tokens=100)
+    assert not model.absorbing_pays(pairs=60 * 100, rows=60, tokens=100)
 
 
 def test_the_parts_of_a_projection_are_the_projection():

@@ -56,8 +56,12 @@ def refusal(dtype: torch.dtype, device: str, pattern: Pattern, dropout_p: float)
 
 def computes(x: Tensor) -> bool:
     """Whether the kernels beside attention can serve such numbers."""
-    served = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
-    return served and unavailable() is None
+    return computes_in(x.device.type, x.dtype)
+
+
+def computes_in(device: str, dtype: torch.dtype) -> bool:
+    """Likewise, of a device's type and a dtype."""
+    return device == "cpu" and dtype in (torch.float32, torch.bfloat16) and unavailable() is None
 
 
 def dtype_of(x: Tensor) -> torch.dtype:

@@ -30,22 +30,6 @@ def parts_of(linear: nn.Linear, sizes: Sequence[int]) -> list[Part]:
     return list(zip(weights, biases, strict=True))
 
 
-def pays(
-    plan: AttentionPlan, counts: Sequence[int], num_heads: int, num_kv_heads: int, head_size: int
-) -> bool:
-    """Whether absorbing takes fewer operations than keys and values of all tokens.
-
-    Args:
-        plan: of the batch.
-        counts: rows that are asked for of each document, (D,).
-        num_heads, num_kv_heads, head_size: H, K, E.
-    """
-    pairs = sum(length * count for length, count in zip(plan.lengths, counts, strict=True))
-    return (
-        num_heads * (pairs + sum(counts) * head_size) < plan.num_tokens * num_kv_heads * head_size
-    )
-
-
 def absorbed_rows(
     linear: nn.Linear,
     x: Tensor,

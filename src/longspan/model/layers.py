@@ -7,7 +7,7 @@ from longspan.attention import AttentionPlan, attend, native
 from longspan.attention.api import Backend, GlobalProjections
 from longspan.attention.pointwise import split_heads
 from longspan.config import ModelConfig
-from longspan.model.absorbed import absorbed_rows, parts_of, pays
+from longspan.model.absorbed import absorbed_rows, parts_of
 from longspan.model.dropout import Dropout
 from longspan.model.positions import RotaryTable, rotate
 
@@ -20,6 +20,7 @@ class Attention(nn.Module):
         self.num_heads, self.num_kv_heads = config.num_heads, config.kv_heads
         self.head_size = config.head_size
         self.dropout_p = config.attention_dropout
+        self.absorbing_pays = config.absorbing_pays
         self.backend: Backend = config.attention_backend
         heads = self.num_heads + 2 * self.num_kv_heads
         self.qkv = nn.Linear(config.hidden_size, heads * self.head_size, config.attention_bias)
@@ -97,7 +98,8 @@ class Attention(nn.Module):
         if self.dropout_p and self.training:
             return None
         counts = plan.counts(index)
-        if not pays(plan, counts, self.num_heads, self.num_kv_heads, self.head_size):
+        pairs = sum(length * count for length, count in zip(plan.lengths, counts, strict=True))
+        if not self.absorbing_pays(pairs, len(index), plan.num_tokens):
             return None
         return absorbed_rows(linear, x, index, counts, plan, rotary, self.num_heads, self.head_size)
 
