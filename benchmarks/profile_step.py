@@ -52,7 +52,7 @@ KINDS = {
     "matrix product": ("mm", "addmm", "bmm", "baddbmm", "_addmm", "linear", "mkldnn", "mv"),
     "attention": ("attention", "_scaled_dot_product"),
     "norms and activation": ("native_layer_norm", "_fused_rms_norm", "rms_norm", "gelu", "silu"),
-    "dropout": ("native_dropout", "bernoulli", "dropout"),
+    "dropout": ("native_dropout", "bernoulli", "drop"),
     "embedding": ("embedding",),
     "loss": ("_log_softmax", "nll_loss", "binary_cross_entropy"),
     "casts": (),  # copies into another dtype
