@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 STEPS = 2**16  # dropout tells probabilities apart to one in so many
 
@@ -65,6 +66,7 @@ class _SplitHeads(torch.autograd.Function):
         return heads.split(sizes, dim=1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         cos, sin = ctx.saved_tensors
         together = joined(gradients)

@@ -126,7 +126,8 @@ class TrainingMemory:
         if model.gradient_checkpointing:  # every block's input, and one block's inside at a time
             inside = self._block(1.0 if self._layers > 1 else read)
             return ends + self._layers * [float(FULL * size)] + inside
-        return ends + max(0, self._layers - 1) * self._block(1.0) + self._block(read)
+        last = self._block(read) if self._layers else []
+        return ends + max(0, self._layers - 1) * self._block(1.0) + last
 
     @property
     def _read(self) -> float:
@@ -159,7 +160,7 @@ class TrainingMemory:
             return 0
         if self.on_gpu:
             return 1
-        dtype = torch.float32 if self.autocast is None else self.autocast
+        dtype = self.autocast if self.autocast and bytes_a_value < FULL else torch.float32
         # the kernel draws the same numbers again
         return 0 if native.computes_in("cpu", dtype) else bytes_a_value
 
