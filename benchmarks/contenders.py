@@ -174,7 +174,7 @@ class Ours(nn.Module):
 
     def forward(self, batch: Any) -> Tensor:
         """(D, classes)."""
-        return self.head(self.hidden(batch).index_select(0, batch.cu_seqlens[:-1].long()))
+        return self.head(self.encoder(batch, batch.cu_seqlens[:-1].long()))
 
     def optimizer(self) -> torch.optim.Optimizer:
         return build_optimizer(self, self.encoder.config.num_layers, OptimConfig())

@@ -43,6 +43,7 @@ ELSEWHERE = {
     "python benchmarks/read_far.py": "tests/benchmarks/test_read_far.py",
     "python benchmarks/train_step.py": "tests/benchmarks/test_train_step_benchmark.py",
     "python benchmarks/batching.py": "tests/benchmarks/test_batching_benchmark.py",
+    "python benchmarks/profile_step.py": "tests/benchmarks/test_profile_step.py",
 }
 
 

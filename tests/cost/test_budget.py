@@ -24,7 +24,7 @@ def make_memory(make_small, make_documents):
     return make
 
 
-@pytest.mark.parametrize("gibibytes", [1, 4, 32])
+@pytest.mark.parametrize("gibibytes", [1, 4, 16])
 def test_it_fits_and_no_larger_one_does(gibibytes, make_memory):
     memory, available = make_memory(), gibibytes * 2**30
     budget = largest_budget(memory, available)

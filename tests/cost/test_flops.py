@@ -1,10 +1,13 @@
 """The formulas against what PyTorch counts as the model runs."""
 
+import numpy as np
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from longspan.config import ClassificationConfig, Config, GlobalsConfig, MaskedLMConfig, QAConfig
+from longspan.cost.documents import Documents
 from longspan.cost.flops import (
+    absorbed_flops,
     attention_flops,
     document_flops,
     guessed_tokens,
@@ -73,8 +76,30 @@ def test_linear_layers_are_counted_exactly(
     def of(*names):
         return sum(count for name, count in found.items() if name.endswith(names))
 
-    assert of(".qkv", ".global_qkv", ".attention.out") == flops.projections
+    # the first token's row of the last layer, and of each where it has projections of its own;
+    # what the kernel computes PyTorch does not count
+    _, in_products = absorbed_flops(config.model, LENGTH, rows=1, pairs=LENGTH)
+    in_products *= config.model.num_layers if "global_projections" in shape else 1
+    assert of(".attention") == flops.projections + in_products * (3 if backward else 1)
     assert of(".mlp.up", ".mlp.down") == flops.mlp
+
+
+@pytest.mark.parametrize(
+    ("shape", "positions"),
+    [({"window": 2}, []), ({"attention_dropout": 0.1}, [0])],
+    ids=["no global token", "dropout"],
+)
+def test_rows_that_need_windows_project_all_tokens(shape, positions, make_small, make_module):
+    config = make_small(positions="none", **shape)
+    module, batch = make_module(config)
+    batch.global_mask[:] = False
+    batch.global_mask[positions] = True
+    documents = Documents([LENGTH], [np.array(positions, int)])
+    found = counted(module, batch, backward=False)
+    flops = document_flops(config, documents, 3)
+    modules = (".attention.qkv", ".attention.out")
+    assert flops.projections == sum(n for name, n in found.items() if name.endswith(modules))
+    assert flops.mlp == sum(n for name, n in found.items() if name.endswith(".mlp"))
 
 
 @pytest.mark.parametrize(
@@ -114,9 +139,10 @@ def test_full_attention_is_counted_exactly(shape, make_small, make_module, make_
 
 def test_attention_counts_the_pairs_of_the_pattern(make_small, make_documents):
     documents = make_documents([30, 50], num_globals=2)
-    config = make_small(window=(4, None))
+    config = make_small(window=(4, None, 4), num_layers=3)
     pairs = sum(documents.mean_pairs(window) for window in (4, None))
-    assert document_flops(config, documents).attention == 4 * 64 * pairs
+    last = absorbed_flops(config.model, 40, rows=1, pairs=40)[1]  # the first token's row
+    assert document_flops(config, documents).attention == 4 * 64 * pairs + last
     from longspan.attention import Pattern
 
     mask = Pattern(4).dense_mask(*documents.packed(2))
@@ -139,4 +165,6 @@ def test_projections_of_their_own_cost_only_where_tokens_are_global(make_small, 
     documents = make_documents([LENGTH])
     plain = document_flops(shared, documents).projections
     assert document_flops(separate, documents).projections > plain
-    assert document_flops(nobody, make_documents([LENGTH], num_globals=0)).projections == plain
+    without = make_documents([LENGTH], num_globals=0)
+    plain = document_flops(shared, without).projections
+    assert document_flops(nobody, without).projections == plain

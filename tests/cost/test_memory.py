@@ -184,13 +184,15 @@ def test_the_backend_that_is_expected_is_the_one_that_computes(
         call, who = getattr(module, name), module.__name__.rpartition(".")[2]
         spy = lambda *args, call=call, who=who: used.append(who) or call(*args)  # noqa: E731
         monkeypatch.setattr(module, name, spy)
-    config = make_small(num_layers=1, attention_dropout=dropout)
+    config = make_small(attention_dropout=dropout)
     make_step(config, autocast)[1]()
     dtype = autocast or torch.float32
     memory = AttentionMemory(config, make_documents(LENGTHS), dtype, on_gpu=False)
-    assert used == [memory.backend(16)]
+    # the last layer's only row is that of the first token, which is global
+    assert set(used) == {memory.backend(16)}
+    assert len(used) == (2 if dropout else 1)
     if dropout or not has_compiler or autocast == torch.float16:
-        assert used == ["blocked"]
+        assert set(used) == {"blocked"}
 
 
 @pytest.mark.parametrize("has_triton", [True, False])
@@ -222,5 +224,6 @@ def test_native_keeps_what_no_window_changes(make_small, make_documents):
         TrainingMemory(make_small(window=window), make_documents(LENGTHS), 0, 0).at(1024).attention
         for window in (1, 128, None)
     )
-    # two layers' products, turned queries and keys, outputs (64 values a token) and log-sum-exps
-    assert narrow == wide == full == 2 * 1024 * 4 * (3 * 64 + 2 * 64 + 64 + 4)
+    # products, outputs (64 values a token) and log-sum-exps; keys and probabilities of one row
+    # of four heads in the last layer
+    assert narrow == wide == full == 1024 * 4 * (3 * 64 + 64 + 4) + 1024 * 4 * (64 + 4)

@@ -102,7 +102,10 @@ def variant(request):
 
 def test_adapters_start_as_nothing(variant, batch):
     with torch.no_grad():
-        assert torch.equal(make(**variant)(batch), make(adapted=False, **variant)(batch))
+        # nearly: without adapters, global rows are computed from hidden states themselves
+        torch.testing.assert_close(
+            make(**variant)(batch), make(adapted=False, **variant)(batch), atol=1e-6, rtol=1e-5
+        )
 
 
 def test_adapters_and_head_train_and_nothing_else(variant, batch):

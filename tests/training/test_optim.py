@@ -69,6 +69,31 @@ def test_what_is_frozen_is_left_out():
     assert [p.shape for p in group["params"]] == [(2,)]
 
 
+def test_the_fused_step_is_adamw():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Embedding(7, 5), nn.Linear(5, 3))
+    expected = {name: p.detach().double() for name, p in module.named_parameters()}
+    config = OptimConfig(learning_rate=0.1, weight_decay=0.2)
+    optimizer = build_optimizer(module, 0, config)
+    assert all(group["fused"] for group in optimizer.param_groups)
+    first, second = config.betas
+    moments = dict.fromkeys(expected, (0.0, 0.0))
+    for step in range(1, 5):
+        for name, p in module.named_parameters():
+            p.grad = torch.randn(p.shape)
+            gradient = p.grad.double()
+            mean, square = moments[name]
+            mean = first * mean + (1 - first) * gradient
+            square = second * square + (1 - second) * gradient**2
+            moments[name] = mean, square
+            decayed = expected[name] * (1 - 0.1 * (0.2 if p.ndim > 1 else 0.0))
+            root = (square / (1 - second**step)).sqrt() + config.eps
+            expected[name] = decayed - 0.1 * mean / (1 - first**step) / root
+        optimizer.step()
+    for name, p in module.named_parameters():
+        torch.testing.assert_close(p.detach().double(), expected[name], atol=1e-6, rtol=1e-5)
+
+
 def factors(num_steps, **optim):
     """The multiple of the learning rate at each step, and at those after the last."""
     config = OptimConfig(learning_rate=2.0, **optim)

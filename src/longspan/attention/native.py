@@ -8,7 +8,7 @@ import functools
 import torch
 from torch import Tensor
 
-from longspan.attention import native_build
+from longspan.attention import native_build, pointwise
 from longspan.attention.pattern import Pattern
 from longspan.attention.plan import AttentionPlan
 
@@ -54,6 +54,16 @@ def refusal(dtype: torch.dtype, device: str, pattern: Pattern, dropout_p: float)
     return unavailable()
 
 
+def computes(x: Tensor) -> bool:
+    """Whether the kernels beside attention can serve such numbers."""
+    return computes_in(x.device.type, x.dtype)
+
+
+def computes_in(device: str, dtype: torch.dtype) -> bool:
+    """Likewise, of a device's type and a dtype."""
+    return device == "cpu" and dtype in (torch.float32, torch.bfloat16) and unavailable() is None
+
+
 def dtype_of(x: Tensor) -> torch.dtype:
     """What to compute in: under autocast what autocast says, as PyTorch's own attention does."""
     if torch.is_autocast_enabled(x.device.type) and x.is_floating_point():
@@ -78,6 +88,7 @@ def _load() -> None:
     torch.library.register_fake("longspan::attention", _fake)
     torch.library.register_fake("longspan::attention_backward", _fake_backward)
     torch.library.register_autograd("longspan::attention", _backward, setup_context=_save)
+    pointwise.register()
 
 
 def _save(ctx, inputs, output) -> None:
@@ -89,9 +100,12 @@ def _save(ctx, inputs, output) -> None:
 def _backward(ctx, out_gradient, *_):
     gradients = [None] * 6
     if out_gradient is not None:
-        found = torch.ops.longspan.attention_backward(
-            out_gradient, *ctx.saved_tensors, ctx.window, ctx.scale
+        saved = ctx.saved_tensors
+        together, *of_globals = torch.ops.longspan.attention_backward(
+            out_gradient, *saved, ctx.window, ctx.scale
         )
+        num_heads, num_kv_heads = (x.shape[1] for x in saved[:2])
+        found = [*together.split([num_heads, num_kv_heads, num_kv_heads], dim=1), *of_globals]
         gradients = [x if needed else None for x, needed in zip(found, ctx.needs_input_grad)]
     return *gradients, None, None, None, None
 
@@ -107,4 +121,5 @@ def _fake_backward(out_gradient, q, k, v, global_q, global_k, global_v, *_):
     def like(x):
         return q.new_empty(0) if x is None else x.new_empty(x.shape)
 
-    return tuple(like(x) for x in (q, k, v, global_q, global_k, global_v))
+    together = q.new_empty(q.shape[0], q.shape[1] + 2 * k.shape[1], q.shape[2])
+    return together, like(global_q), like(global_k), like(global_v)

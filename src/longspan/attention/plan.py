@@ -66,14 +66,18 @@ class AttentionPlan:
         if min(self.lengths) < 1:
             raise ValueError("cu_seqlens names a document without tokens; every one needs >= 1")
         self.global_index = global_mask.nonzero().squeeze(1)  # (G,)
-        per_document = torch.bucketize(self.global_index, cu_seqlens[1:], right=True)
-        self.num_globals: list[int] = per_document.bincount(minlength=len(self.lengths)).tolist()
+        self.num_globals = self.counts(self.global_index)
         self._biases: dict[torch.dtype, Tensor] = {}
         self._sparse_blocks: dict[bool, SparseBlocks] = {}
 
     @property
     def num_tokens(self) -> int:
         return len(self.global_mask)
+
+    def counts(self, index: Tensor) -> list[int]:
+        """How many of some tokens (R,) each document holds."""
+        document = torch.bucketize(index, self.cu_seqlens[1:], right=True)
+        return document.bincount(minlength=len(self.lengths)).tolist()
 
     @cached_property
     def num_pairs(self) -> int:

@@ -120,6 +120,18 @@ class ModelConfig:
     def mlp_size(self) -> int:
         return self.intermediate_size or 4 * self.hidden_size
 
+    def absorbing_pays(self, pairs: float, rows: float, tokens: float) -> bool:
+        """Whether rows that see their whole document take fewer operations from hidden states
+        than keys and values of all tokens do (`model/absorbed.py`).
+
+        Args:
+            pairs: of such a row and a token of its document.
+            rows: that are asked for.
+            tokens: of the documents together.
+        """
+        from_hidden_states = self.num_heads * (pairs + rows * self.head_size)
+        return from_hidden_states < tokens * self.kv_heads * self.head_size
+
     @property
     def windows(self) -> tuple[Window, ...]:
         """The window of each layer, bottom first."""

@@ -8,10 +8,11 @@ from functools import cached_property
 
 import torch
 
-from longspan.attention import AttentionPlan, Pattern, auto_backend
+from longspan.attention import AttentionPlan, Pattern, auto_backend, native
 from longspan.config import Config
 from longspan.config.model import Window
 from longspan.cost.documents import Documents
+from longspan.cost.rows import Rows
 
 FULL = 4  # bytes of a float32
 PLANNED_TOKENS = 16_384  # block tables are read off a plan of so many tokens and grow in step
@@ -53,9 +54,13 @@ class AttentionMemory:
     def at(self, tokens: float) -> list[float]:
         """Bytes a token of every tensor in a batch of so many; block tables last."""
         model = self.config.model
+        trained = list(enumerate(model.windows))[self.config.optim.freeze_layers :]
+        alone = self._rows.read_alone
         layers = [
-            self._of_layer(window, tokens)
-            for window in model.windows[self.config.optim.freeze_layers :]
+            self._of_rows_alone()
+            if alone and layer == model.num_layers - 1
+            else self._of_layer(window, tokens)
+            for layer, window in trained
         ]
         if model.gradient_checkpointing:  # one layer's at a time
             layers = [max(layers, key=sum, default=[])]
@@ -71,17 +76,51 @@ class AttentionMemory:
         pattern, dropout_p = Pattern(window), model.attention_dropout
         return auto_backend(self.dtype, device, model.head_size, pattern, dropout_p)[0]
 
+    def _of_rows_alone(self) -> list[float]:
+        """Of a last layer that computes the head's rows from hidden states."""
+        return [*self._turned(self._keys), *self._probabilities(1.0)]
+
+    def _of_absorbed(self) -> list[float]:
+        """Of global rows with projections of their own, computed from hidden states."""
+        pairs = self._rows.global_pairs / self.documents.mean_length
+        hidden = float(self._small * self.config.model.hidden_size)
+        copied = [hidden] if self._small < FULL else []
+        # the output with these rows in it is a second one
+        return [*copied, *self._turned(self._keys), *self._probabilities(pairs), self._values]
+
+    def _probabilities(self, pairs: float) -> list[float]:
+        """In float32, and as the product with hidden states takes them; pairs a token."""
+        numbers = self.config.model.num_heads * pairs
+        return [FULL * numbers] + ([self._small * numbers] if self._small < FULL else [])
+
+    @property
+    def _rows(self) -> Rows:
+        return Rows(self.config, self.documents)
+
+    @property
+    def _keys(self) -> int:
+        """Values a token of keys."""
+        return self.config.model.kv_heads * self.config.model.head_size
+
+    def _turned(self, values: int) -> list[float]:
+        """Bytes a token of what was rotated, a copy of so many values."""
+        return [float(self._small * values)] if self.config.model.positions == "rotary" else []
+
+    def _own(self) -> list[float]:
+        """Of global tokens' own keys and values; of everything, where no token needs them."""
+        if not self._are_separate:
+            return []
+        if self._rows.globals_absorbed:
+            return self._of_absorbed()
+        return [float(2 * self._small * self._keys), *self._turned(self._keys)]
+
     def _of_layer(self, window: Window, tokens: float) -> list[float]:
         backend = self.backend(window)
         if backend == "native":
-            separate = self._projected() if self._are_separate else []
-            return [*self._projected(), *separate, self._values, self._sums]
+            return [*self._projected(), *self._own(), self._values, self._sums]
         if backend == "flex":  # what it is given, laid out anew, and the output twice
-            keys = [
-                float(self._small * self.config.model.kv_heads * self.config.model.head_size)
-            ] * 2
-            copies = [self._values, *keys, *(keys if self._are_separate else [])]
-            return [*copies, self._values, self._values, self._sums]
+            keys = [float(self._small * self._keys)] * 2
+            return [self._values, *keys, *self._own(), self._values, self._values, self._sums]
         if backend == "reference":  # scores of all pairs, saved once and twice in backward
             scores = float(FULL * self.config.model.num_heads * tokens)
             return [*self._of_blocks(None), scores, scores, scores]
@@ -114,11 +153,11 @@ class AttentionMemory:
         return self.config.trains_global_projections and self.documents.mean_globals > 0
 
     def _projected(self) -> list[float]:
-        """Queries, keys and values as one product makes them, and the copies that are turned."""
-        model = self.config.model
-        keys = model.kv_heads * model.head_size
-        turned = [self._width + keys] if model.positions == "rotary" else []
-        return [float(self._small * x) for x in (self._width + 2 * keys, *turned)]
+        """Queries, keys and values as one product makes them, and copies turned elsewhere."""
+        in_place = self.config.model.attention_backend in ("auto", "native")
+        in_place &= native.computes_in("cuda" if self.on_gpu else "cpu", self.dtype)
+        turned = [] if in_place else self._turned(self._width + self._keys)
+        return [float(self._small * (self._width + 2 * self._keys)), *turned]
 
     def _repeated(self) -> list[float]:
         """Keys and values as `blocked` takes them, of as many heads as the queries."""
@@ -135,15 +174,17 @@ class AttentionMemory:
             inputs = self._repeated()
             if model.kv_heads < model.num_heads:  # queries: in what was turned, or in the product
                 inputs.append(self._projected()[-1])
-            separate = self._repeated() if self._are_separate else []
-            return [*inputs, *separate, output, output, self._sums]  # by document, and of all
+            return [*inputs, *self._own(), output, output, self._sums]  # by document, and of all
         gathered = [self._values * cut.keys_per_query] * 2
         queries = self._values
         if not self.documents.mean_globals:
             return [*gathered, queries, output, self._sums]
         # global rows keep the ungathered keys and values, their own or the shared ones, and the
         # output before they overwrite it
-        return [*gathered, queries, output, output, self._sums, *self._repeated()]
+        kept = self._repeated()
+        if self._are_separate:
+            kept = [*kept, *self._own()] if self._rows.globals_absorbed else self._own()
+        return [*gathered, queries, output, output, self._sums, *kept]
 
     def _with_dropout(self, cut: Blocks | None) -> list[float]:
         """Likewise on a CPU with dropout, where PyTorch computes step by step and in float32."""
@@ -161,7 +202,8 @@ class AttentionMemory:
     @cached_property
     def _cuts(self) -> dict[Window, Blocks | None]:
         """Of every window that `blocked` computes."""
-        windows = set(self.config.model.windows)
+        windows = self.config.model.windows
+        windows = set(windows[:-1] if self._rows.read_alone else windows)
         return {w: self._blocks(w) for w in windows if self.backend(w) == "blocked"}
 
     def _blocks(self, window: Window) -> Blocks | None:

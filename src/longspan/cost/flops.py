@@ -15,6 +15,7 @@ from longspan.config import (
     MultiHopConfig,
 )
 from longspan.cost.documents import Documents
+from longspan.cost.rows import Rows
 
 # forward once, backward twice: one product for the input's gradient, one for the weight's
 # (or, in attention, one for each of the two factors)
@@ -47,12 +48,34 @@ class Flops:
         return self.linear + self.attention + self.head
 
 
-def projection_flops(model: ModelConfig, tokens: float, separate_globals: bool = False) -> float:
-    """Of one layer's four projections; `separate_globals` adds those of global tokens' own."""
+def projection_flops(model: ModelConfig, tokens: float, rows: float | None = None) -> float:
+    """Of one layer's projections to queries, keys and values, and out of `rows`; None = of all."""
     heads = model.num_heads + 2 * model.kv_heads
     into = 2 * tokens * model.hidden_size * heads * model.head_size
-    out = 2 * tokens * model.num_heads * model.head_size * model.hidden_size
-    return into * (2 if separate_globals else 1) + out
+    return into + _width_flops(model, tokens if rows is None else rows)
+
+
+def _width_flops(model: ModelConfig, rows: float) -> float:
+    """Of one product between hidden states and queries, or as wide as those."""
+    return 2 * rows * model.num_heads * model.head_size * model.hidden_size
+
+
+def absorbed_flops(
+    model: ModelConfig, tokens: float, rows: float, pairs: float
+) -> tuple[float, float]:
+    """Projections, and attention, of rows that are computed from hidden states.
+
+    Args:
+        model: its sizes; where positions are rotary, keys of all tokens are projected.
+        tokens: of the document.
+        rows: of those that see all of it.
+        pairs: of such a row and a token.
+    """
+    is_rotary = model.positions == "rotary"
+    keys = 2 * tokens * model.hidden_size * model.kv_heads * model.head_size
+    projections = 2 * _width_flops(model, rows) + (keys if is_rotary else _width_flops(model, rows))
+    scores = model.head_size if is_rotary else model.hidden_size
+    return projections, 2 * model.num_heads * pairs * (scores + model.hidden_size)
 
 
 def mlp_flops(model: ModelConfig, tokens: float) -> float:
@@ -95,14 +118,46 @@ def document_flops(config: Config, documents: Documents, num_labels: int = 2) ->
         num_labels: of a classification.
     """
     model, tokens = config.model, documents.mean_length
-    separate = config.trains_global_projections and documents.mean_globals > 0
     pairs = {window: documents.mean_pairs(window) for window in set(model.windows)}
+    layers = [
+        layer_flops(config, documents, pairs[window], is_last=layer == model.num_layers - 1)
+        for layer, window in enumerate(model.windows)
+    ]
     return Flops(
-        projections=model.num_layers * projection_flops(model, tokens, separate),
-        mlp=model.num_layers * mlp_flops(model, tokens),
-        attention=sum(attention_flops(model, pairs[window]) for window in model.windows),
+        projections=sum(layer.projections for layer in layers),
+        mlp=sum(layer.mlp for layer in layers),
+        attention=sum(layer.attention for layer in layers),
         head=head_flops(config, tokens, 1, num_labels),
     )
+
+
+def layer_flops(config: Config, documents: Documents, pairs: float, is_last: bool) -> Flops:
+    """One layer's forward pass over the mean document.
+
+    Args:
+        config: of the run.
+        documents: whose mean is taken.
+        pairs: that the layer's pattern holds.
+        is_last: it computes what the head reads.
+    """
+    model, tokens, rows = config.model, documents.mean_length, Rows(config, documents)
+    if is_last and rows.read_alone:
+        projections, attention = absorbed_flops(model, tokens, 1, tokens)
+        out = _width_flops(model, 1)
+        return Flops(projections + out, mlp_flops(model, 1), attention, head=0)
+    kept = rows.read if is_last else tokens
+    projections, attention = projection_flops(model, tokens, kept), attention_flops(model, pairs)
+    if config.trains_global_projections and documents.mean_globals > 0:
+        if rows.globals_absorbed:
+            own, of_globals = absorbed_flops(
+                model, tokens, documents.mean_globals, rows.global_pairs
+            )
+            attention += of_globals - attention_flops(model, rows.global_pairs)
+        else:
+            keys = 2 * tokens * model.hidden_size * model.kv_heads * model.head_size
+            own = 2 * keys + _width_flops(model, documents.mean_globals)
+        projections += own
+    return Flops(projections, mlp_flops(model, kept), attention, head=0)
 
 
 def training_flops(config: Config, forward: Flops) -> Flops:

@@ -10,10 +10,12 @@ from functools import cached_property
 
 import torch
 
+from longspan.attention import native
 from longspan.config import Config, MaskedLMConfig, ModelConfig
 from longspan.cost.attention_memory import FULL, AttentionMemory
 from longspan.cost.documents import Documents
 from longspan.cost.flops import guessed_tokens
+from longspan.cost.rows import Rows
 
 # Tensors below this size come from glibc's heap, whose holes are not given back (mallopt(3): the
 # greatest that the dynamic M_MMAP_THRESHOLD becomes); larger ones are mapped one by one. Of the
@@ -115,31 +117,52 @@ class TrainingMemory:
     def _activations(self) -> list[float]:
         """Bytes a token of every tensor, attention's own apart."""
         model, size = self.config.model, self.config.model.hidden_size
-        block = self._block()
-        # sum of the embeddings, after its dropout, after the last layer, after the last norm;
-        # token ids and types
-        ends = [FULL * size] * 3 + [self._dropout(FULL) * size, 8.0, 8.0]
+        read = self._read
+        # sum of the embeddings, after the last layer, after the last norm; token ids and types
+        ends = [FULL * size, FULL * size * read, FULL * size * read, 8.0, 8.0]
+        ends.append(self._dropout(FULL) * size)
         if model.positions == "rotary":
             ends += [FULL * model.head_size / 2] * 2 * len(set(model.rope_thetas))
         if model.gradient_checkpointing:  # every block's input, and one block's inside at a time
-            return ends + self._layers * [float(FULL * size)] + block
-        return ends + self._layers * block
+            inside = self._block(1.0 if self._layers > 1 else read)
+            return ends + self._layers * [float(FULL * size)] + inside
+        last = self._block(read) if self._layers else []
+        return ends + max(0, self._layers - 1) * self._block(1.0) + last
 
-    def _block(self) -> list[float]:
-        """Bytes a token of what one block saves outside attention."""
+    @property
+    def _read(self) -> float:
+        """Share of the tokens whose hidden states the head reads."""
+        rows = Rows(self.config, self.documents)
+        return rows.read / self.documents.mean_length
+
+    def _block(self, kept: float) -> list[float]:
+        """Bytes a token of what one block saves outside attention.
+
+        Args:
+            kept: share of the tokens that it computes beyond keys and values.
+        """
         model, size = self.config.model, self.config.model.hidden_size
-        norms = [FULL * size] * (4 if model.norm == "rmsnorm" else 2)
-        linear_inputs = [self.small * size] * 2
+        norm = FULL * size * (2 if model.norm == "rmsnorm" else 1)
         mlp = [self.small * model.mlp_size] * 2  # after and before the second product
         if model.mlp != "gelu":  # both halves of the first in one, and one half activated
             mlp = [2 * mlp[0], *mlp]
-        dropout = [self._dropout(self.small) * size] * 2
-        return [float(x) for x in (*norms, *linear_inputs, *mlp, *dropout)]
+        own = [norm, self.small * size, *mlp, *[self._dropout(self.small) * size] * 2]
+        if kept < 1 and not self._read_alone:
+            own.append(self.small * size)  # the rows of attention's output
+        return [float(norm), float(self.small * size), *(kept * x for x in own)]
+
+    @property
+    def _read_alone(self) -> bool:
+        return Rows(self.config, self.documents).read_alone
 
     def _dropout(self, bytes_a_value: int) -> int:
         if not self.config.model.hidden_dropout:
             return 0
-        return 1 if self.on_gpu else bytes_a_value
+        if self.on_gpu:
+            return 1
+        dtype = self.autocast if self.autocast and bytes_a_value < FULL else torch.float32
+        # the kernel draws the same numbers again
+        return 0 if native.computes_in("cpu", dtype) else bytes_a_value
 
     @cached_property
     def _attention(self) -> AttentionMemory:

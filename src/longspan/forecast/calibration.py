@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from longspan.attention import AttentionPlan, Pattern, attend
 from longspan.config import Config, ModelConfig, Window
 from longspan.cost.documents import Documents
-from longspan.cost.flops import FORWARD_AND_BACKWARD, mlp_flops, projection_flops
+from longspan.cost.flops import (
+    FORWARD_AND_BACKWARD,
+    document_flops,
+    layer_flops,
+    mlp_flops,
+    projection_flops,
+)
+from longspan.cost.rows import Rows
 from longspan.forecast.steps import Stopwatch, random_batch, step_seconds
 from longspan.model.layers import Block
 from longspan.model.positions import position_ids, rotary_table
@@ -60,26 +67,27 @@ class Rates:
             trained: parameters that the optimiser moves.
         """
         model = config.model
-        flops = FORWARD_AND_BACKWARD * layer_flops(config, documents, tokens)
         batch = tokens / documents.mean_length  # documents
+        flops = FORWARD_AND_BACKWARD * batch * document_flops(config, documents).linear
         pairs = {window: batch * documents.mean_pairs(window) for window in set(model.windows)}
-        attention = sum(self.attention[window] * pairs[window] for window in model.windows)
+        rows = Rows(config, documents)
+        with_windows = model.windows[:-1] if rows.read_alone else model.windows
+        attention = sum(self.attention[window] * pairs[window] for window in with_windows)
         # a checkpointed block runs forward again, a third of what it does otherwise
         again = 1 + model.gradient_checkpointing / FORWARD_AND_BACKWARD
         return {
-            "linear": again * model.num_layers * flops / self.linear,
+            "linear": again * flops / self.linear,
             "attention": again * attention + tokens * sum(self.plan[window] for window in pairs),
-            "rest": again * model.num_layers * self.rest * tokens,
+            "rest": again * self.rest * tokens * (model.num_layers - 1 + last_share(rows)),
             "ends": self.ends * tokens,
             "optimizer": self.optimizer * trained / config.trainer.accumulate_grad_batches,
             "overhead": self.overhead,
         }
 
 
-def layer_flops(config: Config, documents: Documents, tokens: float) -> float:
-    """Of one block's linear layers, forward."""
-    separate = config.trains_global_projections and documents.mean_globals > 0
-    return projection_flops(config.model, tokens, separate) + mlp_flops(config.model, tokens)
+def last_share(rows: Rows) -> float:
+    """Of the tokens, those that the last layer computes beyond keys and values."""
+    return rows.read / rows.documents.mean_length
 
 
 def shape_of(config: Config) -> Config:
@@ -134,14 +142,24 @@ def calibrate(
 
     more_tokens = max(1, sum(long.lengths) - sum(short.lengths))
     a_token = (seconds[1] - seconds[0]) / more_tokens
-    in_block = (block + plan[windows[0]]) / layer.tokens
     pairs = {window: len(long) * long.mean_pairs(window) for window in windows}
+    probed = projection_flops(shape.model, layer.tokens) + mlp_flops(shape.model, layer.tokens)
+    a_flop = linear / probed  # seconds, forward and backward
+    whole, last = (
+        a_flop * len(long) * layer_flops(shape, long, long.mean_pairs(windows[0]), is_last).linear
+        for is_last in (False, True)
+    )
+    rest = max(0.0, block - whole - attention[windows[0]]) / layer.tokens
+    # the one layer of the whole step is the last, which computes what the head reads
+    rows = Rows(shape, long)
+    in_block = last + rest * layer.tokens * last_share(rows) + plan[windows[0]]
+    in_block += 0.0 if rows.read_alone else attention[windows[0]]
     return Rates(
-        linear=FORWARD_AND_BACKWARD * layer_flops(shape, long, layer.tokens) / linear,
+        linear=FORWARD_AND_BACKWARD / a_flop,
         attention={window: attention[window] / pairs[window] for window in windows},
         plan={window: plan[window] / layer.tokens for window in windows},
-        rest=max(0.0, block - linear - attention[windows[0]]) / layer.tokens,
-        ends=max(0.0, a_token - in_block),
+        rest=rest,
+        ends=max(0.0, a_token - in_block / layer.tokens),
         optimizer=optimizer / sum(p.numel() for p in module.parameters()),
         overhead=max(0.0, seconds[1] - optimizer - a_token * layer.tokens),
         tokens=layer.tokens,
@@ -177,8 +195,7 @@ class Layer:
         self.linears = [
             (layer, self._random(layer.in_features))
             for layer in self.module.modules()
-            if isinstance(layer, nn.Linear)
-            and (self.separate or layer is not self.module.attention.global_qkv)
+            if isinstance(layer, nn.Linear) and layer is not self.module.attention.global_qkv
         ]
 
     @property

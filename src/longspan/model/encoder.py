@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 from longspan.attention import AttentionPlan, Pattern
 from longspan.batch import PackedBatch
 from longspan.config import ModelConfig
+from longspan.model.dropout import Dropout
 from longspan.model.layers import Block, make_norm
 from longspan.model.positions import RotaryTable, position_ids, rotary_table
 
@@ -32,7 +33,7 @@ class Encoder(nn.Module):
         if config.type_vocab_size:
             self.token_type_embedding = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.embedding_norm = make_norm(config) if config.embedding_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         if not config.first_norm:
             self.layers[0].attention_norm = nn.Identity()
@@ -40,8 +41,14 @@ class Encoder(nn.Module):
         self.final_norm = make_norm(config) if config.norm_position == "pre" else nn.Identity()
         initialise(self)
 
-    def forward(self, batch: PackedBatch) -> Tensor:
-        """Hidden states (T, C) of a packed batch."""
+    def forward(self, batch: PackedBatch, rows: Tensor | None = None) -> Tensor:
+        """Hidden states (T, C) of a packed batch, or (R, C) of some of its tokens.
+
+        Args:
+            batch: of T tokens.
+            rows: (R,) int64, ascending, the tokens whose hidden states are wanted: the last layer
+                computes no others. None = all.
+        """
         position = position_ids(batch.cu_seqlens)  # (T,)
         x = self.token_embedding(batch.input_ids)  # (T, C)
         if self.position_embedding is not None:
@@ -56,8 +63,9 @@ class Encoder(nn.Module):
         }
         thetas = self.config.rope_thetas
         rotary = {theta: self._rotary(position, theta) for theta in set(thetas)}
-        for layer, window, theta in zip(self.layers, windows, thetas, strict=True):
-            arguments = (x, plans[window], rotary[theta])
+        wanted = [None] * (len(windows) - 1) + [rows]
+        for layer, window, theta, kept in zip(self.layers, windows, thetas, wanted, strict=True):
+            arguments = (x, plans[window], rotary[theta], kept)
             if self.config.gradient_checkpointing and self.training:
                 x = checkpoint(layer, *arguments, use_reentrant=False)
             else:

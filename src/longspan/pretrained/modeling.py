@@ -31,6 +31,7 @@ from longspan.model.encoder import Encoder
 from longspan.pretrained.configuration import LongspanConfig
 from longspan.pretrained.padded import check_shape, pack_padded, padded
 from longspan.tasks.classification import Classification
+from longspan.tasks.head import logits_of
 from longspan.tasks.masked_lm import MaskedLMHead
 from longspan.tasks.qa_head import span_head
 
@@ -149,7 +150,7 @@ class LongspanForSequenceClassification(LongspanPreTrainedModel):
         batch, _ = pack_padded(
             self.run_config, input_ids, attention_mask, token_type_ids, global_attention_mask
         )
-        logits = self.head(self.encoder(batch), batch)
+        logits = logits_of(self.encoder, self.head, batch)
         loss = None if labels is None else self._loss(logits, batch, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 

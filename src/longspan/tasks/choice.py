@@ -21,12 +21,13 @@ from longspan.encoding import DocumentEncoder
 from longspan.errors import UserError
 from longspan.tasks.choice_decoding import Prediction, SlicePrediction, merge
 from longspan.tasks.choice_rows import Asked, answer_index, ask, read_candidates
+from longspan.tasks.head import FewRows
 from longspan.tasks.qa_loss import question_of, segment_logsumexp
 
 log = logging.getLogger(__name__)
 
 
-class CandidateHead(nn.Module):
+class CandidateHead(FewRows):
     """One score a token; a candidate's is the mean over its tokens."""
 
     def __init__(self, model: ModelConfig) -> None:
@@ -35,14 +36,18 @@ class CandidateHead(nn.Module):
         nn.init.normal_(self.out.weight, std=model.initializer_range)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """Hidden states (T, C) to scores (N,) of all candidates of the batch, in its order."""
+    def rows(self, batch: PackedBatch) -> Tensor | None:
+        """(R,) the candidates' tokens."""
+        return (candidate_of(batch) >= 0).nonzero().squeeze(1)
+
+    def of_rows(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Hidden states (R, C) to scores (N,) of all candidates of the batch, in its order."""
         candidate = candidate_of(batch)  # (T,)
-        chosen = candidate >= 0
-        scores = self.out(hidden[chosen]).squeeze(1).float()
+        candidate = candidate[candidate >= 0]  # (R,)
+        scores = self.out(hidden).squeeze(1).float()
         num = sum(num_candidates(feature) for feature in batch.features)
-        total = scores.new_zeros(num).index_add(0, candidate[chosen], scores)
-        count = scores.new_zeros(num).index_add(0, candidate[chosen], torch.ones_like(scores))
+        total = scores.new_zeros(num).index_add(0, candidate, scores)
+        count = scores.new_zeros(num).index_add(0, candidate, torch.ones_like(scores))
         return total / count
 
 

@@ -15,6 +15,7 @@ from longspan.document import RawDocument
 from longspan.encoding import DocumentEncoder
 from longspan.errors import UserError
 from longspan.tasks import classification_metrics as metrics
+from longspan.tasks.head import FewRows
 from longspan.tasks.labels import class_index, label_names, number
 
 
@@ -49,7 +50,7 @@ class Prediction:
 ACTIVATIONS = {"tanh": torch.tanh, "relu": F.relu, "gelu": F.gelu}
 
 
-class ClassificationHead(nn.Module):
+class ClassificationHead(FewRows):
     """Dense, activation, norm or none, projection, on the pooled document.
 
     Tanh is BERT's and RoBERTa's, ReLU DistilBERT's, GELU with a norm ModernBERT's.
@@ -65,19 +66,23 @@ class ClassificationHead(nn.Module):
         self.dropout = nn.Dropout(config.head_dropout)
         self.out = nn.Linear(hidden_size, num_outputs)
 
-    def forward(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """Hidden states (T, C) to logits (D, outputs)."""
-        pooled = self._pool(hidden, batch.cu_seqlens.long())
+    def rows(self, batch: PackedBatch) -> Tensor | None:
+        """(D,) the first token of each document, unless the mean of all is wanted."""
+        return batch.cu_seqlens[:-1].long() if self.pooling == "cls" else None
+
+    def of_rows(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Hidden states (R, C) to logits (D, outputs)."""
+        pooled = hidden if self.pooling == "cls" else _mean(hidden, batch.cu_seqlens.long())
         hidden = self.norm(self.activation(self.dense(self.dropout(pooled))))
         return self.out(self.dropout(hidden))
 
-    def _pool(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
-        if self.pooling == "cls":
-            return hidden.index_select(0, cu_seqlens[:-1])  # (D, C), the first token of each
-        lengths = cu_seqlens.diff()  # (D,)
-        document = torch.arange(len(lengths), device=hidden.device).repeat_interleave(lengths)
-        total = hidden.new_zeros(len(lengths), hidden.shape[1]).index_add(0, document, hidden)
-        return total / lengths[:, None]
+
+def _mean(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """(T, C) to the documents' means (D, C)."""
+    lengths = cu_seqlens.diff()  # (D,)
+    document = torch.arange(len(lengths), device=hidden.device).repeat_interleave(lengths)
+    total = hidden.new_zeros(len(lengths), hidden.shape[1]).index_add(0, document, hidden)
+    return total / lengths[:, None]
 
 
 class Classification:

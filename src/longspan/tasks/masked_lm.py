@@ -14,6 +14,7 @@ from longspan.batch import Feature, PackedBatch
 from longspan.config import MaskedLMConfig, ModelConfig
 from longspan.document import RawDocument
 from longspan.encoding import DocumentEncoder
+from longspan.tasks.head import FewRows
 
 IGNORED = -100  # label of a token that is not to be guessed, as in cross_entropy
 
@@ -57,7 +58,7 @@ class Prediction:
         return asdict(self)
 
 
-class MaskedLMHead(nn.Module):
+class MaskedLMHead(FewRows):
     """Dense, GELU, norm, and the token embedding once more as the decoder, with a bias.
 
     Args:
@@ -74,10 +75,14 @@ class MaskedLMHead(nn.Module):
         # in a tuple, so that it is saved, counted and optimised once, as the encoder's
         self._tied = (token_embedding,)
 
-    def forward(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """Hidden states (T, C) to logits (M, V) of the M tokens to be guessed; of all unlabelled."""
-        if batch.labels is not None:
-            hidden = hidden[batch.labels != IGNORED]
+    def rows(self, batch: PackedBatch) -> Tensor | None:
+        """(M,) the tokens to be guessed; all of a batch that is not labelled."""
+        if batch.labels is None:
+            return None
+        return (batch.labels != IGNORED).nonzero().squeeze(1)
+
+    def of_rows(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Hidden states (M, C) to logits (M, V)."""
         hidden = self.norm(F.gelu(self.dense(hidden)))
         return F.linear(hidden, self._tied[0].weight, self.bias)
 

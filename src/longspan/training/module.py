@@ -12,6 +12,7 @@ from longspan.batch import Feature, PackedBatch
 from longspan.config import Config, ModelConfig, TaskConfig
 from longspan.errors import UserError
 from longspan.model.encoder import Encoder
+from longspan.tasks.head import logits_of
 from longspan.training.optim import build_optimizer, build_schedule
 
 
@@ -60,7 +61,7 @@ class LongDocumentModule(L.LightningModule):
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Logits of a packed batch."""
-        return self.head(self.encoder(batch), batch)
+        return logits_of(self.encoder, self.head, batch)
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
         loss = self.task.loss(self(batch), batch)  # (D,)

@@ -27,7 +27,7 @@ def build_optimizer(model: nn.Module, num_layers: int, config: OptimConfig) -> A
         decay = config.weight_decay if parameter.ndim > 1 else 0.0
         depth = layers_below_head(name, num_layers)
         groups[decay, config.learning_rate * config.layer_decay**depth].append(parameter)
-    return AdamW(
+    optimizer = AdamW(
         [
             {"params": parameters, "weight_decay": decay, "lr": rate}
             for (decay, rate), parameters in groups.items()
@@ -35,7 +35,17 @@ def build_optimizer(model: nn.Module, num_layers: int, config: OptimConfig) -> A
         lr=config.learning_rate,
         betas=config.betas,
         eps=config.eps,
+        # one pass over each parameter instead of ten: a sixth of the time on a CPU
+        fused=all(_can_fuse(p) for parameters in groups.values() for p in parameters),
     )
+    # the fused step could undo the loss scaling of float16 itself; gradients are clipped before it,
+    # so they must be unscaled before it too, and Lightning refuses to clip where they are not
+    optimizer._step_supports_amp_scaling = False  # pyright: ignore
+    return optimizer
+
+
+def _can_fuse(parameter: nn.Parameter) -> bool:
+    return parameter.device.type in ("cpu", "cuda") and parameter.is_floating_point()
 
 
 def layers_below_head(name: str, num_layers: int) -> int:

@@ -1,6 +1,7 @@
 // Backward: gradients of queries, keys and values, from scores that are computed anew.
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/narrow.h>
 #include <ATen/ops/zeros.h>
 
 #include "backward_block.h"
@@ -211,14 +212,11 @@ Gradients backward(const Arguments<Number>& a, const Saved& saved, int64_t num_g
   const auto options = saved.out.options();
   const auto floats = options.dtype(at::kFloat);
   const int64_t size = a.head.size, columns = a.head.padded;
-  const auto like_keys = at::IntArrayRef({a.num_tokens, a.num_kv_heads, size}).vec();
-  Gradients gradients{
-      at::empty(saved.out.sizes(), options),
-      at::empty(like_keys, options),
-      at::empty(like_keys, options),
-      {},
-      {},
-      {}};
+  const int64_t heads = a.num_heads + 2 * a.num_kv_heads;
+  Gradients gradients{at::empty({a.num_tokens, heads, size}, options), {}, {}, {}};
+  const auto of_heads = [&](int64_t first, int64_t count) {
+    return Heads<Element>(at::narrow(gradients.qkv, 1, first, count));
+  };
   // documents without global tokens leave zeros
   const int64_t separate_tokens = a.separate ? a.num_tokens : 0;
   gradients.global_q = at::empty({a.separate ? num_globals : 0, a.num_heads, size}, options);
@@ -235,9 +233,10 @@ Gradients backward(const Arguments<Number>& a, const Saved& saved, int64_t num_g
       saved.global_lse.const_data_ptr<float>(),
       num_globals,
       KeyGradients<Number>{
-          a, Heads<Element>(gradients.k), Heads<Element>(gradients.v),
+          a, of_heads(a.num_heads, a.num_kv_heads),
+          of_heads(a.num_heads + a.num_kv_heads, a.num_kv_heads),
           sums.mutable_data_ptr<float>(), far_part.mutable_data_ptr<float>()},
-      Heads<Element>(gradients.q),
+      of_heads(0, a.num_heads),
       Heads<Element>(gradients.global_q),
       Heads<Element>(gradients.global_k),
       Heads<Element>(gradients.global_v),

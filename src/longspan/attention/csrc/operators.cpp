@@ -3,6 +3,7 @@
 #include <torch/library.h>
 
 #include "operators.h"
+#include "pointwise.h"
 
 namespace longspan {
 namespace {
@@ -36,8 +37,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> attention(
   });
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>
-attention_backward(
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> attention_backward(
     const at::Tensor& out_gradient, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
     const MaybeTensor& global_q, const MaybeTensor& global_k, const MaybeTensor& global_v,
     const at::Tensor& out, const at::Tensor& lse, const at::Tensor& global_lse,
@@ -52,8 +52,21 @@ attention_backward(
         queries, keys, values, gq, gk, gv, bounds, globals, window, scale);
     const Gradients g =
         backward(arguments, Saved{gradient, out, lse, global_lse}, global_index.numel());
-    return std::tuple(g.q, g.k, g.v, g.global_q, g.global_k, g.global_v);
+    return std::tuple(g.qkv, g.global_q, g.global_k, g.global_v);
   });
+}
+
+void rotate_in_place(at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, double sign) {
+  TORCH_CHECK(x.stride(-1) == 1, "longspan: the coordinates of a head must lie side by side");
+  const at::Tensor all_cos = cos.contiguous(), all_sin = sin.contiguous();
+  with_number(x, [&](auto number) {
+    rotate<decltype(number)>(x, all_cos, all_sin, static_cast<float>(sign));
+  });
+}
+
+at::Tensor drop_numbers(const at::Tensor& x, int64_t seed, int64_t threshold) {
+  const at::Tensor dense = x.contiguous();
+  return with_number(x, [&](auto n) { return drop<decltype(n)>(dense, seed, threshold); });
 }
 
 TORCH_LIBRARY(longspan, library) {
@@ -65,12 +78,16 @@ TORCH_LIBRARY(longspan, library) {
       "attention_backward(Tensor out_gradient, Tensor q, Tensor k, Tensor v, Tensor? global_q, "
       "Tensor? global_k, Tensor? global_v, Tensor out, Tensor lse, Tensor global_lse, "
       "Tensor cu_seqlens, Tensor global_index, int? window, float scale) -> "
-      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "(Tensor qkv, Tensor global_q, Tensor global_k, Tensor global_v)");
+  library.def("rotate_(Tensor(a!) x, Tensor cos, Tensor sin, float sign) -> ()");
+  library.def("drop(Tensor x, int seed, int threshold) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(longspan, CPU, library) {
   library.impl("attention", attention);
   library.impl("attention_backward", attention_backward);
+  library.impl("rotate_", rotate_in_place);
+  library.impl("drop", drop_numbers);
 }
 
 }  // namespace

@@ -19,7 +19,8 @@ struct Saved {
 };
 
 struct Gradients {
-  at::Tensor q, k, v, global_q, global_k, global_v;  // the latter three empty if shared
+  at::Tensor qkv;                           // (T, H + 2K, E): as a fused projection lays them out
+  at::Tensor global_q, global_k, global_v;  // empty if shared
 };
 
 template <class Number>
