@@ -31,7 +31,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, plan: AttentionPlan, rotary: RotaryTable | None) -> Tensor:
         """(T, C) to (T, C)."""
-        q_THE, k_TKE, v_TKE = self._split(self.qkv(x), rotary)
+        q_THE, k_TKE, v_TKE = self.project(x, rotary)
         out_THE = attend(
             q_THE,
             k_TKE,
@@ -47,12 +47,22 @@ class Attention(nn.Module):
             out_THE = out_THE + self.global_qkv(x[:0]).sum()
         return self.out(out_THE.flatten(1))
 
+    def project(self, x: Tensor, rotary: RotaryTable | None) -> tuple[Tensor, Tensor, Tensor]:
+        """(T, C) to q (T, H, E), k and v (T, K, E)."""
+        return self._split(self.qkv(x), rotary)
+
+    def project_for_globals(
+        self, x: Tensor, rotary: RotaryTable | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Likewise, of what global rows use: projections of their own, or the shared ones."""
+        return self._split((self.global_qkv or self.qkv)(x), rotary)
+
     def _split(
         self, projected: Tensor, rotary: RotaryTable | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(T, (H + 2K) * E) to q (T, H, E), k and v (T, K, E), rotated where positions are."""
-        heads = projected.view(len(projected), -1, self.head_size)
         sizes = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
+        heads = projected.view(len(projected), sum(sizes), self.head_size)
         if rotary is None:
             q, k, v = heads.split(sizes, dim=1)
             return q, k, v
@@ -66,7 +76,7 @@ class Attention(nn.Module):
         if self.global_qkv is None or not len(plan.global_index):
             return None
         # all tokens are projected, also where only a few queries are kept: one matrix product
-        q_THE, k_TKE, v_TKE = self._split(self.global_qkv(x), rotary)
+        q_THE, k_TKE, v_TKE = self.project_for_globals(x, rotary)
         return q_THE.index_select(0, plan.global_index), k_TKE, v_TKE
 
 
@@ -104,10 +114,18 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, plan: AttentionPlan, rotary: RotaryTable | None) -> Tensor:
         """(T, C) to (T, C)."""
+        return self.after_attention(x, self.attention(self.before_attention(x), plan, rotary))
+
+    def before_attention(self, x: Tensor) -> Tensor:
+        """What attention reads of the residual stream, (T, C), row by row."""
+        return self.attention_norm(x) if self.pre_norm else x
+
+    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The residual stream (T, C) with attention's output (T, C) and the MLP's, row by row."""
+        x = x + self.dropout(attended)
         if self.pre_norm:
-            x = x + self.dropout(self.attention(self.attention_norm(x), plan, rotary))
             return x + self.dropout(self.mlp(self.mlp_norm(x)))
-        x = self.attention_norm(x + self.dropout(self.attention(x, plan, rotary)))
+        x = self.attention_norm(x)
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 
