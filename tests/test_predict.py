@@ -11,6 +11,7 @@ import pytest
 import longspan
 from longspan.config import GlobalsConfig, QAConfig
 from longspan.errors import UserError
+from longspan.model.chunked import LayerInChunks
 from longspan.predict import within_budget
 from longspan.training.run import train
 from longspan.training.run_folder import folder_of
@@ -115,6 +116,25 @@ def test_an_answer_is_a_place_in_the_whole_document(answering):
     assert told["answer"] in told["snippet"]
     longer = model.predict("Nothing here. " * 100 + CONTEXT, question=QUESTION)
     assert longer["start"] is None or longer["end"] <= 1400 + len(CONTEXT)
+
+
+def test_documents_longer_than_a_chunk_are_answered_as_at_once(classifier, answering, monkeypatch):
+    asked = [
+        (longspan.load(classifier[0].path), {"text": classifier[1][0]}),
+        (longspan.load(answering.path), {"text": CONTEXT, "question": QUESTION}),
+    ]
+    at_once = [model.predict(**row) for model, row in asked]
+    chunks, run = [], LayerInChunks.run
+    spy = lambda layer, x, size: chunks.append(len(x) / size) or run(layer, x, size)  # noqa: E731
+    monkeypatch.setattr(LayerInChunks, "run", spy)
+    monkeypatch.setattr("longspan.predict.CHUNK_TOKENS", 8)
+    for (model, row), expected in zip(asked, at_once, strict=True):
+        chunks.clear()
+        told = model.predict(**row)
+        assert min(chunks) > 2
+        for name in ("probability", "probabilities"):
+            assert told.pop(name, None) == pytest.approx(expected.pop(name, None), abs=1e-5)
+        assert told == expected
 
 
 def test_what_cannot_be_predicted_is_said_in_one_line(classifier, answering, tmp_path):

@@ -24,6 +24,7 @@ from longspan.document import RawDocument
 from longspan.encoding import DocumentEncoder
 from longspan.errors import UserError
 from longspan.known_tasks import known_task
+from longspan.model.chunked import encode_in_chunks
 from longspan.model.encoder import Encoder
 from longspan.pretrained.tokenizer import document_encoder, load_tokenizer
 from longspan.tasks import choice_decoding, multihop_decoding
@@ -33,6 +34,7 @@ from longspan.tasks.multihop import MultiHop
 from longspan.tasks.qa import QuestionAnswering
 
 DOCUMENTS_AT_ONCE = 16  # that are held in memory together
+CHUNK_TOKENS = 16_384  # larger batches are encoded in chunks of so many
 SNIPPET = 80  # characters of the document on each side of an answer
 
 
@@ -135,7 +137,8 @@ class Predictor:
         features = [feature for slices in encoded for feature in slices]
         for features_of_batch in within_budget(features, self.config.data.token_budget):
             batch = pack(features_of_batch).to(device)
-            pieces += self.task.decode(self.head(self.encoder(batch), batch), batch)
+            hidden = encode_in_chunks(self.encoder, batch, CHUNK_TOKENS)
+            pieces += self.task.decode(self.head(hidden, batch), batch)
         predictions = {prediction.id: prediction for prediction in self.task.merge(pieces)}
         for document, named in zip(documents, unique, strict=True):
             yield told(predictions[named.id], document)

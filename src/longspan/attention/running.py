@@ -26,7 +26,7 @@ class RunningAttention:
         self.weighted_KRE = scaled.new_zeros(group)
 
     def see(self, k_LKE: Tensor, v_LKE: Tensor) -> None:
-        """Take in L further keys and values, (L, K, E) each."""
+        """Take in L >= 1 further keys and values, (L, K, E) each."""
         if not self.shape[0]:
             return
         keys_at_once = max(1, SCORES_AT_ONCE // (self.shape[0] * self.shape[1]))

@@ -31,9 +31,9 @@ def encode_in_chunks(encoder: Encoder, batch: PackedBatch, chunk_tokens: int) ->
     """What `encoder(batch)` returns, with memory for one chunk beside it.
 
     Documents of up to `chunk_tokens` go through the encoder as they are, together as far as they
-    fit. Chunks of longer ones are no shorter than a layer's window, and than the document's
-    global tokens are many: these are read beside each chunk, and would be read in vain more often
-    than not. So a layer of full attention is one chunk.
+    fit. Chunks of longer ones are no shorter than a layer's window, and hold no fewer tokens than
+    the document has global ones: what is read beside a chunk is to cost no more than the chunk.
+    So a layer of full attention is one chunk.
 
     Args:
         encoder: in evaluation mode.
@@ -44,6 +44,8 @@ def encode_in_chunks(encoder: Encoder, batch: PackedBatch, chunk_tokens: int) ->
         hidden states (T, C).
     """
     assert not encoder.training, "dropout would differ between the chunks that share a row"
+    if batch.num_tokens <= chunk_tokens:
+        return encoder(batch)
     hidden = encoder.token_embedding.weight.new_empty(batch.num_tokens, encoder.config.hidden_size)
     bounds: list[int] = batch.cu_seqlens.tolist()
     for first, last in together(bounds, chunk_tokens):
@@ -140,9 +142,7 @@ class LayerInChunks:
             attended = attention.out(whole.result().flatten(1))
             x[global_index] = self.block.after_attention(global_rows, attended).to(x.dtype)
 
-    def _chunk(
-        self, rows: Tensor, position: Tensor, own: slice, whole: RunningAttention
-    ) -> Tensor:
+    def _chunk(self, rows: Tensor, position: Tensor, own: slice, whole: RunningAttention) -> Tensor:
         """A chunk's own rows after this layer, of which those of global tokens mean nothing.
 
         Args:
