@@ -79,7 +79,8 @@ class Case:
             window=self.window,
             gradient_checkpointing=True,
         )
-        return Config(model=model, task=task, data=DataConfig(max_length=self.tokens))
+        data = DataConfig(max_length=self.tokens, tokens_per_batch=self.tokens)
+        return Config(model=model, task=task, data=data)
 
 
 def main() -> None:
@@ -158,18 +159,21 @@ def measure(case: Case) -> dict[str, Any]:
     before = resident_bytes()
     warm_up()
     seconds: list[float] = []
+    processor_seconds: list[float] = []  # of all threads: what others on the machine do not change
 
     def timed() -> None:
         for _ in range(case.repeats):
-            started = time.perf_counter()
+            started, processor_started = time.perf_counter(), time.process_time()
             call()
             seconds.append(time.perf_counter() - started)
+            processor_seconds.append(time.process_time() - processor_started)
 
     peak = peak_bytes(timed)
     return {
         "seconds": median(seconds),
         "fastest_seconds": min(seconds),
         "slowest_seconds": max(seconds),
+        "processor_seconds": median(processor_seconds),
         "tokens_per_second": case.tokens / median(seconds),
         "resident_bytes_before": before,
         "peak_bytes": peak,
@@ -225,17 +229,17 @@ def growth(rows: list[dict[str, Any]]) -> dict[str, float]:
 def as_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(
         title="One document",
-        caption="spread: of the fastest and the slowest; peak: of the whole process",
+        caption="seconds: median, (fastest–slowest); GiB: peak of the whole process",
         box=SIMPLE,
     )
-    for name in ("", "T", "seconds", "spread", "tokens/s", "µs a token", "peak GiB"):
+    for name in ("", "T", "seconds", "", "tokens/s", "µs/token", "GiB"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for row in rows:
         table.add_row(
             row["what"],
             f"{row['tokens']:,}",
             f"{row['seconds']:,.2f}",
-            f"{row['fastest_seconds']:,.2f}–{row['slowest_seconds']:,.2f}",
+            f"({row['fastest_seconds']:,.2f}–{row['slowest_seconds']:,.2f})",
             f"{row['tokens_per_second']:,.0f}",
             f"{1e6 / row['tokens_per_second']:,.1f}",
             f"{row['peak_bytes'] / 2**30:,.2f}",

@@ -40,6 +40,7 @@ ELSEWHERE = {
     "python train.py -m sweep=optuna hydra.sweeper.objective=front hydra.sweeper.trials=40": "there too",
     "python benchmarks/quality.py": "tests/benchmarks/test_quality.py",
     "python benchmarks/read_far.py": "tests/benchmarks/test_read_far.py",
+    "python benchmarks/scaling.py": "tests/benchmarks/test_scaling.py",
 }
 
 
