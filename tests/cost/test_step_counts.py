@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from longspan.attention import AttentionPlan, Pattern, attend, native
-from longspan.config import ClassificationConfig, Config
+from longspan.config import ClassificationConfig
 from longspan.cost.flops import document_flops
 from longspan.forecast.steps import random_batch
 from longspan.tasks.classification import Classification
