@@ -10,9 +10,10 @@ import pytest
 
 import longspan
 from longspan.config import GlobalsConfig, QAConfig
+from longspan.document import RawDocument
 from longspan.errors import UserError
 from longspan.model.chunked import LayerInChunks
-from longspan.predict import within_budget
+from longspan.predict import held_together, within_budget
 from longspan.training.run import train
 from longspan.training.run_folder import folder_of
 
@@ -158,6 +159,15 @@ def test_batches_keep_to_the_budget(answering):
     assert [piece for batch in batches for piece in batch] == slices
     assert all(sum(len(p.input_ids) for p in batch) <= 130 for batch in batches)
     assert [len(batch) for batch in within_budget(slices, 1)] == [1] * len(slices)
+
+
+def test_few_documents_are_held_in_memory_and_long_ones_alone(monkeypatch):
+    monkeypatch.setattr("longspan.predict.DOCUMENTS_AT_ONCE", 3)
+    monkeypatch.setattr("longspan.predict.CHARACTERS_AT_ONCE", 10)
+    lengths = [1, 1, 1, 1, 9, 20, 5, 5, 1]
+    held = held_together(RawDocument(id=str(n), text="x" * n) for n in lengths)
+    found = [[len(document.text) for document in together] for together in held]
+    assert found == [[1, 1, 1], [1, 9], [20], [5, 5], [1]]
 
 
 def command(*arguments):

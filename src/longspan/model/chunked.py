@@ -83,11 +83,10 @@ def documents_of(batch: PackedBatch, first: int, last: int) -> PackedBatch:
 
 def encode_document(encoder: Encoder, document: PackedBatch, x: Tensor, chunk_tokens: int) -> None:
     """Write the hidden states of one document into x (L, C)."""
-    tokens = torch.arange(len(x), device=x.device)  # (L,)
-    for part in tokens.split(chunk_tokens):
-        x[part[0] : part[-1] + 1] = encoder.embed(
-            document.input_ids[part], document.token_type_ids[part], part
-        )
+    position = torch.arange(len(x), device=x.device)  # (L,)
+    tokens = (document.input_ids, document.token_type_ids, position)
+    for rows, *chunk in zip(*(of_all.split(chunk_tokens) for of_all in (x, *tokens)), strict=True):
+        rows.copy_(encoder.embed(*chunk))
     config = encoder.config
     for block, window, theta in zip(
         encoder.layers, config.windows, config.rope_thetas, strict=True
