@@ -42,7 +42,11 @@ from longspan.training.module import LongDocumentModule
 from longspan.training.optim import build_optimizer
 
 ROOT = Path(__file__).parents[1]
-TRAINING, IN_CHUNKS, AT_ONCE = "training step", "inference in chunks", "inference at once"
+TRAINING, KEPT = "training step", "training step, pages kept"
+IN_CHUNKS, AT_ONCE = "inference in chunks", "inference at once"
+# glibc maps tensors above 32 MiB one by one, and Linux clears their pages each time; with this
+# environment it takes them from the heap, which keeps its pages (mallopt(3))
+KEEP_PAGES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 WARM_UP_TOKENS = 1024  # of inference: code is loaded, threads are started
 
 
@@ -51,7 +55,7 @@ class Case:
     """One point.
 
     Attributes:
-        what: TRAINING, IN_CHUNKS or AT_ONCE.
+        what: TRAINING, KEPT, IN_CHUNKS or AT_ONCE.
         tokens: of the document; its first is global.
         task: classification or mlm.
         chunk_tokens: of a chunk.
@@ -101,7 +105,7 @@ def main() -> None:
         "time_per_token": growth(rows),
         "rows": rows,
     }
-    Console().print(as_table(rows))
+    Console(width=110).print(as_table(rows))
     for what, ratio in result["time_per_token"].items():
         print(f"{what}: a token of the longest takes {ratio:.2f} × one of the shortest")
     if arguments.output:
@@ -115,6 +119,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     lengths = {"type": int, "nargs": "*"}
     parser.add_argument("--train", **lengths, default=[4096, 16384, 65536, 131072])
+    parser.add_argument("--kept", **lengths, default=[4096, 131072], help="with KEEP_PAGES")
     parser.add_argument("--chunked", **lengths, default=[65536, 1048576])
     parser.add_argument("--at-once", **lengths, default=[65536])
     parser.add_argument("--layers", type=int, default=4)
@@ -131,7 +136,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def cases(arguments: argparse.Namespace) -> list[Case]:
     common = {n: v for n, v in vars(arguments).items() if n in Case.__annotations__}
-    lengths = {TRAINING: arguments.train, IN_CHUNKS: arguments.chunked, AT_ONCE: arguments.at_once}
+    lengths = {TRAINING: arguments.train, KEPT: arguments.kept}
+    lengths |= {IN_CHUNKS: arguments.chunked, AT_ONCE: arguments.at_once}
     return [Case(what, n, **common) for what, chosen in lengths.items() for n in sorted(chosen)]
 
 
@@ -139,8 +145,14 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
 
 
 def in_fresh_process(case: Case) -> dict[str, Any]:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure, case).result()
+    environment = KEEP_PAGES if case.what == KEPT else {}
+    os.environ.update(environment)  # glibc reads it as a process begins
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(measure, case).result()
+    finally:
+        for name in environment:
+            del os.environ[name]
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -155,7 +167,7 @@ def measure(case: Case) -> dict[str, Any]:
 
     # a first step makes the optimiser's moments, and the heap grows into the ones after it
     call = document(case.tokens)
-    warm_up = call if case.what == TRAINING else document(min(WARM_UP_TOKENS, case.tokens))
+    warm_up = call if case.what in (TRAINING, KEPT) else document(min(WARM_UP_TOKENS, case.tokens))
     before = resident_bytes()
     warm_up()
     seconds: list[float] = []
@@ -189,7 +201,7 @@ def make_task(case: Case) -> Any:
 
 
 def make_call(case: Case, module: LongDocumentModule, batch: Any) -> Callable[[], None]:
-    if case.what == TRAINING:
+    if case.what in (TRAINING, KEPT):
         optimizer = build_optimizer(module, case.layers, module.config.optim)
         return lambda: training_step(module.train(), optimizer, batch)
     encoder = module.eval().encoder
@@ -229,10 +241,10 @@ def growth(rows: list[dict[str, Any]]) -> dict[str, float]:
 def as_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(
         title="One document",
-        caption="seconds: median, (fastest–slowest); GiB: peak of the whole process",
+        caption="seconds: median (fastest–slowest); µs: a token; GiB: peak of the whole process",
         box=SIMPLE,
     )
-    for name in ("", "T", "seconds", "", "tokens/s", "µs/token", "GiB"):
+    for name in ("", "T", "seconds", "", "tokens/s", "µs", "GiB"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for row in rows:
         table.add_row(
