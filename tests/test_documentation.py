@@ -44,6 +44,7 @@ ELSEWHERE = {
     "python benchmarks/train_step.py": "tests/benchmarks/test_train_step_benchmark.py",
     "python benchmarks/batching.py": "tests/benchmarks/test_batching_benchmark.py",
     "python benchmarks/profile_step.py": "tests/benchmarks/test_profile_step.py",
+    "python benchmarks/scaling.py": "tests/benchmarks/test_scaling.py",
 }
 
 

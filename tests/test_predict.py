@@ -10,8 +10,10 @@ import pytest
 
 import longspan
 from longspan.config import GlobalsConfig, QAConfig
+from longspan.document import RawDocument
 from longspan.errors import UserError
-from longspan.predict import within_budget
+from longspan.model.chunked import LayerInChunks
+from longspan.predict import held_together, within_budget
 from longspan.training.run import train
 from longspan.training.run_folder import folder_of
 
@@ -117,6 +119,25 @@ def test_an_answer_is_a_place_in_the_whole_document(answering):
     assert longer["start"] is None or longer["end"] <= 1400 + len(CONTEXT)
 
 
+def test_documents_longer_than_a_chunk_are_answered_as_at_once(classifier, answering, monkeypatch):
+    asked = [
+        (longspan.load(classifier[0].path), {"text": classifier[1][0]}),
+        (longspan.load(answering.path), {"text": CONTEXT, "question": QUESTION}),
+    ]
+    at_once = [model.predict(**row) for model, row in asked]
+    chunks, run = [], LayerInChunks.run
+    spy = lambda layer, x, size: chunks.append(len(x) / size) or run(layer, x, size)  # noqa: E731
+    monkeypatch.setattr(LayerInChunks, "run", spy)
+    monkeypatch.setattr("longspan.predict.CHUNK_TOKENS", 8)
+    for (model, row), expected in zip(asked, at_once, strict=True):
+        chunks.clear()
+        told = model.predict(**row)
+        assert min(chunks) > 2
+        for name in ("probability", "probabilities"):
+            assert told.pop(name, None) == pytest.approx(expected.pop(name, None), abs=1e-5)
+        assert told == expected
+
+
 def test_what_cannot_be_predicted_is_said_in_one_line(classifier, answering, tmp_path):
     labels, answers = longspan.load(classifier[0].path), longspan.load(answering.path)
     with pytest.raises(UserError, match="document 0 has a question, but this model's task is cla"):
@@ -138,6 +159,15 @@ def test_batches_keep_to_the_budget(answering):
     assert [piece for batch in batches for piece in batch] == slices
     assert all(sum(len(p.input_ids) for p in batch) <= 130 for batch in batches)
     assert [len(batch) for batch in within_budget(slices, 1)] == [1] * len(slices)
+
+
+def test_few_documents_are_held_in_memory_and_long_ones_alone(monkeypatch):
+    monkeypatch.setattr("longspan.predict.DOCUMENTS_AT_ONCE", 3)
+    monkeypatch.setattr("longspan.predict.CHARACTERS_AT_ONCE", 10)
+    lengths = [1, 1, 1, 1, 9, 20, 5, 5, 1]
+    held = held_together(RawDocument(id=str(n), text="x" * n) for n in lengths)
+    found = [[len(document.text) for document in together] for together in held]
+    assert found == [[1, 1, 1], [1, 9], [20], [5, 5], [1]]
 
 
 def command(*arguments):

@@ -9,30 +9,33 @@ No padding, no training data and no Lightning are involved.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from longspan.batch import Feature, pack
+from longspan.batch import Feature, PackedBatch, pack
 from longspan.checkpoint import read_model
 from longspan.config import AskingConfig, ChoiceConfig, Config, MaskedLMConfig, MultiHopConfig
 from longspan.document import RawDocument
 from longspan.encoding import DocumentEncoder
 from longspan.errors import UserError
 from longspan.known_tasks import known_task
+from longspan.model.chunked import encode_in_chunks
 from longspan.model.encoder import Encoder
 from longspan.pretrained.tokenizer import document_encoder, load_tokenizer
 from longspan.tasks import choice_decoding, multihop_decoding
 from longspan.tasks.choice import Choice
 from longspan.tasks.classification import Classification
+from longspan.tasks.head import logits_of
 from longspan.tasks.multihop import MultiHop
 from longspan.tasks.qa import QuestionAnswering
 
-DOCUMENTS_AT_ONCE = 16  # that are held in memory together
+DOCUMENTS_AT_ONCE = 16  # that are held in memory together, unless they are long:
+CHARACTERS_AT_ONCE = 2**21  # a tokenizer takes some 150 bytes for each
+CHUNK_TOKENS = 16_384  # larger batches are encoded in chunks of so many
 SNIPPET = 80  # characters of the document on each side of an answer
 
 
@@ -96,9 +99,9 @@ class Predictor:
 
         Rows are read as predictions are asked for.
         """
-        numbered = enumerate(rows)
-        while chunk := list(islice(numbered, DOCUMENTS_AT_ONCE)):
-            yield from self._predict([self._document(number, row) for number, row in chunk])
+        documents = (self._document(number, row) for number, row in enumerate(rows))
+        for together in held_together(documents):
+            yield from self._predict(together)
 
     def _document(self, number: int, row: dict[str, Any]) -> RawDocument:
         name = str(number if row.get("id") is None else row["id"])
@@ -135,10 +138,15 @@ class Predictor:
         features = [feature for slices in encoded for feature in slices]
         for features_of_batch in within_budget(features, self.config.data.token_budget):
             batch = pack(features_of_batch).to(device)
-            pieces += self.task.decode(self.head(self.encoder(batch), batch), batch)
+            pieces += self.task.decode(self._logits(batch), batch)
         predictions = {prediction.id: prediction for prediction in self.task.merge(pieces)}
         for document, named in zip(documents, unique, strict=True):
             yield told(predictions[named.id], document)
+
+    def _logits(self, batch: PackedBatch) -> Tensor:
+        if batch.num_tokens <= CHUNK_TOKENS:
+            return logits_of(self.encoder, self.head, batch)
+        return self.head(encode_in_chunks(self.encoder, batch, CHUNK_TOKENS), batch)
 
 
 def load_predictor(folder: str | PathLike[str]) -> Predictor:
@@ -164,6 +172,19 @@ def load_predictor(folder: str | PathLike[str]) -> Predictor:
     model.load_state_dict(state)
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     return Predictor(config, task, document_encoder(config, tokenizer), encoder, model["head"])
+
+
+def held_together(documents: Iterable[RawDocument]) -> Iterator[list[RawDocument]]:
+    """Consecutive documents, as many as are held in memory; a longer one goes alone."""
+    held: list[RawDocument] = []
+    for document in documents:
+        characters = sum(len(d.text) for d in held) + len(document.text)
+        if held and (len(held) == DOCUMENTS_AT_ONCE or characters > CHARACTERS_AT_ONCE):
+            yield held
+            held = []
+        held.append(document)
+    if held:
+        yield held
 
 
 def within_budget(features: Sequence[Feature], budget: int) -> Iterator[list[Feature]]:

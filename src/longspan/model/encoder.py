@@ -50,19 +50,14 @@ class Encoder(nn.Module):
                 computes no others. None = all.
         """
         position = position_ids(batch.cu_seqlens)  # (T,)
-        x = self.token_embedding(batch.input_ids)  # (T, C)
-        if self.position_embedding is not None:
-            x = x + self.position_embedding(position)
-        if self.token_type_embedding is not None:
-            x = x + self.token_type_embedding(batch.token_type_ids)
-        x = self.dropout(self.embedding_norm(x))
+        x = self.embed(batch.input_ids, batch.token_type_ids, position)
         windows = self.config.windows
         plans = {
             window: AttentionPlan(batch.cu_seqlens, batch.global_mask, Pattern(window))
             for window in set(windows)
         }
         thetas = self.config.rope_thetas
-        rotary = {theta: self._rotary(position, theta) for theta in set(thetas)}
+        rotary = {theta: self.rotary(position, theta) for theta in set(thetas)}
         wanted = [None] * (len(windows) - 1) + [rows]
         for layer, window, theta, kept in zip(self.layers, windows, thetas, wanted, strict=True):
             arguments = (x, plans[window], rotary[theta], kept)
@@ -72,7 +67,17 @@ class Encoder(nn.Module):
                 x = layer(*arguments)
         return self.final_norm(x)
 
-    def _rotary(self, position: Tensor, theta: float) -> RotaryTable | None:
+    def embed(self, input_ids: Tensor, token_type_ids: Tensor, position: Tensor) -> Tensor:
+        """What the first layer reads, (T, C), of tokens (T,), row by row."""
+        x = self.token_embedding(input_ids)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(position)
+        if self.token_type_embedding is not None:
+            x = x + self.token_type_embedding(token_type_ids)
+        return self.dropout(self.embedding_norm(x))
+
+    def rotary(self, position: Tensor, theta: float) -> RotaryTable | None:
+        """The angles of tokens at these places (T,) of their documents; None without rotary."""
         if self.config.positions != "rotary":
             return None
         return rotary_table(position, self.config.head_size, theta)

@@ -117,8 +117,8 @@ class Attention(nn.Module):
         self, projected: Tensor, rotary: RotaryTable | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(T, (H + 2K) * E) to q (T, H, E), k and v (T, K, E), rotated where positions are."""
-        heads = projected.view(len(projected), -1, self.head_size)
         sizes = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
+        heads = projected.view(len(projected), sum(sizes), self.head_size)
         if self.backend in ("auto", "native") and native.computes(heads):
             return split_heads(heads, sizes, rotary)
         if rotary is None:

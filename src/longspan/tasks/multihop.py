@@ -42,6 +42,7 @@ from longspan.tasks.multihop_rows import (
     read_paragraphs,
 )
 from longspan.tasks.qa import UNKNOWN, QuestionAnswering
+from longspan.tasks.qa_head import by_rows
 from longspan.tasks.qa_loss import document_of
 
 SPAN_LABEL, SENTENCE_LABEL, PARAGRAPH_LABEL, TYPE_LABEL = range(4)  # columns of the labels
@@ -69,7 +70,7 @@ class MultiHopHead(nn.Module):
 
     def forward(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Hidden states (T, C) to logits (T, 7)."""
-        structure = self.structure(F.gelu(self.dense(hidden)))
+        structure = by_rows(lambda rows: self.structure(F.gelu(self.dense(rows))), hidden)
         return torch.cat([self.spans(hidden), structure], dim=1)
 
 

@@ -1,5 +1,7 @@
 """The head that scores where an answer starts and ends, and whether there is one."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 from longspan.batch import PackedBatch
 from longspan.config import ModelConfig, QAConfig
 
+ROWS_AT_ONCE = 32_768
 ACTIVATIONS = {"tanh": torch.tanh, "relu": F.relu, "gelu": F.gelu}
 
 
@@ -35,11 +38,23 @@ class SpanHead(nn.Module):
 
     def forward(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Hidden states (T, C) to logits of start and end (T, 2), or (T, 3) with answerability."""
+        return by_rows(self._score, hidden)
+
+    def _score(self, hidden: Tensor) -> Tensor:
         if self.activation is not None:
             hidden = self.norm(self.activation(self.dense(hidden)))
         if self.answerable is None:
             return self.out(hidden)
         return torch.cat([self.out(hidden), self.answerable(hidden)], dim=1)
+
+
+def by_rows(score: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+    """Scores (T, S) of hidden states (T, C), of some rows at a time.
+
+    What lies between the two is as large as the hidden states, and of long documents these fill
+    the memory.
+    """
+    return torch.cat([score(rows) for rows in hidden.split(ROWS_AT_ONCE)])
 
 
 def span_head(model: ModelConfig, config: QAConfig) -> SpanHead:
