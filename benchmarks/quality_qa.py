@@ -41,10 +41,7 @@ SETTINGS = [
     "trainer.max_epochs=1000",  # the steps end it
     "trainer.check_val_every_n_epoch=null",
 ]
-READS = {
-    "first 512 tokens": ["data.max_length=512", "task.long_documents=truncate"],
-    "whole documents": ["data.max_length=2048", "data.stride=256"],
-}
+READS = ("first 512 tokens", "whole documents")
 WINDOWS = {"32": "32", "128": "128", "full": "null"}
 KINDS = ("Governing Law", "Expiration Date", "Anti-Assignment")
 Row = dict[str, Any]
@@ -58,13 +55,22 @@ class DataSet:
         documents: of train, dev and test, at most.
         questions: of each of those documents, at most.
         takes: which questions are taken at all.
+        slices: that whole documents are read in, and the tokens that they share.
         settings: of its runs.
     """
 
     documents: dict[str, int]
     questions: dict[str, int]
     takes: Callable[[dict[str, Any]], bool]
+    slices: tuple[int, int]
     settings: list[str]
+
+    def reading(self, read: str) -> list[str]:
+        """Overrides that choose what is read."""
+        if read == "first 512 tokens":
+            return ["data.max_length=512", "task.long_documents=truncate"]
+        length, shared = self.slices
+        return [f"data.max_length={length}", f"data.stride={shared}"]
 
 
 def layers_and_steps(layers: int, steps: int) -> list[str]:
@@ -79,6 +85,7 @@ DATA_SETS = {
         {"train": 100, "dev": 12, "test": 30},
         {"train": 3, "dev": 3, "test": 3},
         lambda question: question["id"].rpartition("__")[2] in KINDS,
+        (2048, 256),
         [*layers_and_steps(2, 250), "task.scoring=cuad", "task.max_answer_length=160"],
     ),
     # a question without an answer is answered right by who answers none
@@ -86,7 +93,8 @@ DATA_SETS = {
         {"train": 11, "dev": 2, "test": 3},
         {"train": 100, "dev": 15, "test": 25},
         lambda question: bool(question["answers"]),
-        [*layers_and_steps(4, 150), "task.null_threshold=null"],
+        (512, 128),
+        [*layers_and_steps(4, 200), "task.null_threshold=null"],
     ),
 }
 
@@ -170,7 +178,7 @@ def taken(files: dict[str, Path]) -> dict[str, dict[str, int]]:
 def measure(
     seed: int, name: str, read: str, window: str, files: dict[str, Path], arguments: Any
 ) -> Row:
-    settings = [*SETTINGS, *DATA_SETS[name].settings, *READS[read]]
+    settings = [*SETTINGS, *DATA_SETS[name].settings, *DATA_SETS[name].reading(read)]
     settings += [f"model.window={WINDOWS[window]}", *arguments.overrides]
     source = [f"data.files.{split}={file}" for split, file in files.items()]
     run_name = f"read={read.split()[0]},window={WINDOWS[window]},seed={seed}"
