@@ -213,8 +213,10 @@ def test_flex_keeps_what_no_window_changes(make_small, make_documents, monkeypat
         AttentionMemory(make_small(window=w), make_documents(LENGTHS), torch.bfloat16, on_gpu=True)
         for w in (1, 128)
     )
-    # two layers' queries, keys, values, output of all rows and of the tokens, log-sum-exps
-    assert sum(narrow.at(1024)) == sum(wide.at(1024)) == 2 * (2 * (3 * 64 + 2 * 64) + 4 * 4)
+    # queries, keys, values, output of all rows and of the tokens, log-sum-exps; of the last layer
+    # keys, and the probabilities of one row of four heads in float32 and in bf16
+    first, last = 2 * (3 * 64 + 2 * 64) + 4 * 4, 2 * 64 + 4 * (4 + 2)
+    assert sum(narrow.at(1024)) == sum(wide.at(1024)) == first + last
 
 
 def test_native_keeps_what_no_window_changes(make_small, make_documents):
