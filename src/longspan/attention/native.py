@@ -66,8 +66,10 @@ def computes_in(device: str, dtype: torch.dtype) -> bool:
 
 def dtype_of(x: Tensor) -> torch.dtype:
     """What to compute in: under autocast what autocast says, as PyTorch's own attention does."""
-    if torch.is_autocast_enabled(x.device.type) and x.is_floating_point():
-        return torch.get_autocast_dtype(x.device.type)
+    kind = x.device.type
+    has_autocast = torch.amp.is_autocast_available(kind)  # `meta` has none
+    if has_autocast and torch.is_autocast_enabled(kind) and x.is_floating_point():
+        return torch.get_autocast_dtype(kind)
     return x.dtype
 
 
