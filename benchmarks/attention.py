@@ -10,7 +10,6 @@ the last line is JSON, and results and picture go to benchmarks/results/.
 """
 
 import argparse
-import json
 import math
 import os
 import time
@@ -30,6 +29,7 @@ from attention_picture import draw, kinds, series
 from hardware import describe_machine
 from matmul_share import add_share_arguments, measure_shares, shares_as_table
 from memory import peak_bytes, resident_bytes
+from reporting import write_result
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import track
@@ -89,11 +89,9 @@ def main() -> None:
     for line in result["exponents"]:
         console.print("{dtype} {attention}, window {window}: time ~ T^{time:.2f}, memory ~ T^{memory:.2f}"
                       .format_map(line), highlight=False)  # fmt: skip
+    write_result(result, arguments.output)
     if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
         draw(rows, arguments.output.with_suffix(".png"))
-    print(json.dumps(result))
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -11,7 +11,6 @@ result goes to benchmarks/results/ and docs/speed.md.
 """
 
 import argparse
-import json
 import os
 import time
 from datetime import date
@@ -26,10 +25,11 @@ from fresh_process import in_fresh_process
 from hardware import describe_machine
 from memory import peak_bytes
 from real_lengths import real_documents
+from reporting import with_table, write_result
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from training_runs import ROOT, with_table
+from training_runs import ROOT
 
 from longspan.batch import Feature, PackedBatch, pack
 from longspan.config import ModelConfig, OptimConfig
@@ -69,12 +69,9 @@ def main() -> None:
         "summary": summary,
         "runs": runs,
     }
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
-        if arguments.output == RESULT:
-            PAGE.write_text(with_table(PAGE.read_text(), "batching", as_markdown(summary)))
-    print(json.dumps(result))
+    write_result(result, arguments.output)
+    if arguments.output == RESULT:
+        PAGE.write_text(with_table(PAGE.read_text(), "batching", as_markdown(summary)))
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from hardware import describe_machine
+from reporting import with_table, write_result
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from training_runs import ROOT, train_once, with_table
+from training_runs import ROOT, train_once
 
 RESULT = ROOT / "benchmarks/results/cost.json"
 PAGE = ROOT / "docs/cost.md"
@@ -70,12 +71,9 @@ def main() -> None:
     Console().print(as_table(rows))
     for what, error in result["largest_error"].items():
         print(f"{what}: at most {error:.0%} off")
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
-        if arguments.output == RESULT:
-            PAGE.write_text(with_table(PAGE.read_text(), "cost", as_markdown(rows)))
-    print(json.dumps(result))
+    write_result(result, arguments.output)
+    if arguments.output == RESULT:
+        PAGE.write_text(with_table(PAGE.read_text(), "cost", as_markdown(rows)))
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -18,9 +18,10 @@ from statistics import mean, stdev
 from typing import Any
 
 from hardware import describe_machine
+from reporting import with_table, write_result
 from rich.console import Console
 from rich.table import Table
-from training_runs import ROOT, parser_of, report_file, train_once, with_table, write_result
+from training_runs import ROOT, parser_of, report_file, train_once
 
 from longspan.data.needle import cell_of
 from longspan.tasks.qa_metrics import score

@@ -26,10 +26,11 @@ from typing import Any
 
 import pandas as pd
 from hardware import describe_machine
+from reporting import with_table, write_result
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
-from training_runs import ROOT, parser_of, report_file, train_once, with_table, write_result
+from training_runs import ROOT, parser_of, report_file, train_once
 
 RESULT = ROOT / "benchmarks/results/quality.json"
 PAGE = ROOT / "docs/pretrained.md"

@@ -6,7 +6,8 @@ The first layers of MiniLM, trained for as many steps of as many tokens, read th
 tokens of each document or all of it, in windows of 32, of 128, or with full attention. Questions
 are a seeded subset, the same for every row, so that a run takes minutes. Data sets lie in `--data`;
 those that do not are left out. A run that was finished before is not repeated. The table is
-printed, the last line is JSON, and the result goes to benchmarks/results/.
+printed, the last line is JSON, and the result goes to benchmarks/results/. Rows of data sets that
+`--only` leaves out stay there, with the day and the machine that they were measured on.
 """
 
 import argparse
@@ -21,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from hardware import describe_machine
-from training_runs import ROOT, parser_of, train_once, with_table, write_result
+from reporting import with_table, write_result
+from training_runs import ROOT, parser_of, train_once
 
 RESULT = ROOT / "benchmarks/results/quality_qa.json"
 PAGE = ROOT / "docs/qa.md"
@@ -106,16 +108,13 @@ def main() -> None:
     runs = list(product(arguments.seeds, names, READS, WINDOWS))
     with ThreadPoolExecutor(arguments.jobs) as pool:
         rows = list(pool.map(lambda run: measure(*run, files[run[1]], arguments), runs))
+    earlier = read_result(arguments.output)
+    rows = in_order([*(r for r in earlier["runs"] if r["data"] not in names), *rows])
     table = as_markdown(rows)
     print(table)
     result = {
         "benchmark": "quality_qa",
-        "date": date.today().isoformat(),
-        **describe_machine(),
-        "settings": SETTINGS,
-        "overrides": arguments.overrides,
-        "jobs": arguments.jobs,
-        "taken": {name: taken(files[name]) for name in names},
+        "taken": earlier["taken"] | {name: taken(files[name]) for name in names},
         "runs": rows,
     }
     write_result(result, arguments.output)
@@ -128,6 +127,18 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data")
     parser.add_argument("--only", nargs="+", choices=DATA_SETS, help="data sets")
     return parser.parse_args()
+
+
+def read_result(file: Path | None) -> dict[str, Any]:
+    """What was measured before."""
+    if file is None or not file.is_file():
+        return {"runs": [], "taken": {}}
+    return json.loads(file.read_text())
+
+
+def in_order(rows: list[Row]) -> list[Row]:
+    """By data set; within one as they were measured."""
+    return sorted(rows, key=lambda row: list(DATA_SETS).index(row["data"]))
 
 
 def available(folder: Path) -> list[str]:
@@ -199,6 +210,7 @@ def measure(
         "f1_with_answer": metrics.get("has_answer_f1", metrics["f1"]),
         "aupr": metrics.get("aupr"),
         "highest_exact_match": report["data"]["test"]["highest_exact_match"],
+        "measured": {"date": date.today().isoformat(), **describe_machine()},
     }
 
 

@@ -18,9 +18,10 @@ from typing import Any
 
 from hardware import describe_machine
 from matplotlib.figure import Figure
+from reporting import with_table, write_result
 from rich.console import Console
 from rich.table import Table
-from training_runs import ROOT, parser_of, train_once, with_table, write_result
+from training_runs import ROOT, parser_of, train_once
 
 RESULT = ROOT / "benchmarks/results/read_far.json"
 DOCUMENTS_PER_BATCH = 2  # as in the default job

@@ -9,7 +9,6 @@ line is JSON, and results and picture go to benchmarks/results/.
 """
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 from hardware import describe_machine
 from memory import peak_bytes, resident_bytes
+from reporting import write_result
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import track
@@ -108,11 +108,9 @@ def main() -> None:
     Console(width=110).print(as_table(rows))
     for what, ratio in result["time_per_token"].items():
         print(f"{what}: a token of the longest takes {ratio:.2f} × one of the shortest")
+    write_result(result, arguments.output)
     if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
         draw(rows, arguments.output.with_suffix(".png"))
-    print(json.dumps(result))
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -16,7 +16,6 @@ to benchmarks/results/ and docs/speed.md.
 """
 
 import argparse
-import json
 import os
 import time
 from datetime import date
@@ -31,10 +30,11 @@ from fresh_process import in_fresh_process
 from hardware import describe_machine
 from memory import peak_bytes, resident_bytes
 from real_lengths import full_document, real_documents
+from reporting import with_table, write_result
 from rich.console import Console
 from rich.progress import Progress
 from train_step_table import as_markdown, as_table, summarise
-from training_runs import ROOT, with_table
+from training_runs import ROOT
 
 RESULT = ROOT / "benchmarks/results/train_step.json"
 PAGE = ROOT / "docs/speed.md"
@@ -61,16 +61,14 @@ def main() -> None:
         "summary": summary,
         "rows": rows,
     }
+    write_result(result, arguments.output)
     if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
         from train_step_picture import draw  # not in every process that measures
 
         draw(summary, arguments.output.with_suffix(".png"))
         if arguments.output == RESULT:
             table = as_markdown(summary)
             PAGE.write_text(with_table(PAGE.read_text(), "train_step", table))
-    print(json.dumps(result))
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:

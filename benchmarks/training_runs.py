@@ -55,18 +55,3 @@ def parser_of(doc: str | None, result: Path, *, seeds: int, jobs: int) -> argpar
     parser.add_argument("--output", type=Path, default=result)
     parser.add_argument("--overrides", nargs="*", default=[], help="further ones, for train.py")
     return parser
-
-
-def write_result(result: dict[str, Any], output: Path | None) -> None:
-    """To the file, and to the last line that is printed."""
-    if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result))
-
-
-def with_table(page: str, marker: str, table: str) -> str:
-    """The page with the table between `<!-- marker: begin -->` and `<!-- marker: end -->`."""
-    begin, end = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
-    before, rest = page.split(begin)
-    return f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"

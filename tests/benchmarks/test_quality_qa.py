@@ -77,4 +77,31 @@ def test_the_page_shows_what_was_measured() -> None:
     table = quality_qa.as_markdown(result["runs"])
     assert quality_qa.with_table(page, "quality_qa", table) == page
     assert {row["data"] for row in result["runs"]} <= set(quality_qa.DATA_SETS)
-    assert result["settings"] == quality_qa.SETTINGS
+    for row in result["runs"]:
+        assert row["settings"][: len(quality_qa.SETTINGS)] == quality_qa.SETTINGS
+        assert {"date", "processor", "torch"} <= row["measured"].keys()
+
+
+def test_other_data_sets_stay_in_the_result(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    output = tmp_path / "quality_qa.json"
+    monkeypatch.setattr(quality_qa, "available", lambda folder: list(quality_qa.DATA_SETS))
+    monkeypatch.setattr(quality_qa, "take", lambda name, arguments: {})
+    monkeypatch.setattr(quality_qa, "taken", lambda files: {})
+    figures = ("exact_match", "f1", "f1_with_answer", "highest_exact_match")
+
+    for name, exact in (("squad_articles", 0.1), ("cuad", 0.2), ("squad_articles", 0.3)):
+        found = {"aupr": None} | dict.fromkeys(figures, exact)
+        monkeypatch.setattr(
+            quality_qa,
+            "measure",
+            lambda seed, name, read, window, *_, found=found: (
+                found | {"data": name, "read": read, "window": window}
+            ),
+        )
+        monkeypatch.setattr(sys, "argv", ["", "--only", name, "--output", str(output)])
+        quality_qa.main()
+    rows = json.loads(output.read_text())["runs"]
+    assert [row["data"] for row in rows] == 6 * ["cuad"] + 6 * ["squad_articles"]
+    assert [row["exact_match"] for row in rows] == 6 * [0.2] + 6 * [0.3]
