@@ -1,20 +1,22 @@
 """Heads that read few tokens, and what need not be computed for them."""
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 from longspan.batch import PackedBatch
 
 
-class FewRows(nn.Module):
+class FewRows(nn.Module, ABC):
     """A head that reads some tokens of a batch; a subclass says which."""
 
+    @abstractmethod
     def rows(self, batch: PackedBatch) -> Tensor | None:
         """(R,) int64, ascending, of the tokens that it reads; None = all."""
-        raise NotImplementedError
 
+    @abstractmethod
     def of_rows(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Hidden states (R, C) of those tokens to logits."""
-        raise NotImplementedError
 
     def forward(self, hidden: Tensor, batch: PackedBatch, are_taken: bool = False) -> Tensor:
         """Hidden states (T, C) of all tokens to logits; (R, C) where the rows are taken already."""
