@@ -254,9 +254,3 @@ def test_every_epoch_draws_other_slices():
     epochs = [tuple(qa.draw(LABELS, (0, epoch))) for epoch in range(20)]
     assert tuple(qa.draw(LABELS, (0, 0))) == epochs[0]
     assert {row for rows in epochs for row in rows} == {0, 1, 2, 3, 5, 6, 7}
-
-
-def test_without_any_answer_there_is_nothing_to_draw_for():
-    qa = QuestionAnswering(QAConfig(negative_slices=1))
-    with pytest.raises(UserError, match=r"task\.negative_slices=1: no slice of train holds"):
-        qa.draw([[], []], (0, 0))

@@ -108,18 +108,10 @@ class QuestionAnswering:
 
         Returns:
             their places, in order.
-
-        Raises:
-            UserError: no slice has an answer.
         """
         known = [place for place, label in enumerate(labels) if label != UNKNOWN]
         positive = [place for place in known if labels[place]]
         negative = [place for place in known if not labels[place]]
-        if not positive:
-            raise UserError(
-                f"task.negative_slices={self.config.negative_slices}: no slice of train holds an "
-                "answer to draw others for; raise data.max_length, or set it to null"
-            )
         assert self.config.negative_slices is not None, "nobody draws from all there are"
         wanted = min(len(negative), round(self.config.negative_slices * len(positive)))
         drawn = np.random.default_rng(key).choice(negative, wanted, replace=False)
