@@ -214,6 +214,22 @@ def test_a_run_with_training_documents_alone(run, tiny_fields):
     assert not folder.predictions.exists()
 
 
+@pytest.mark.parametrize(
+    ("backend", "fields", "said"),
+    [
+        ("flex", {}, "it has no backward on the CPU"),
+        ("native", {"model.attention_dropout": 0.1}, "it has no dropout"),
+    ],
+)
+def test_a_backend_that_cannot_train_this_is_named_before_a_folder_is_made(
+    run, tmp_path, backend, fields, said
+):
+    message = rf"model\.attention_backend={backend} cannot train this: {said}.*set it to auto"
+    with pytest.raises(UserError, match=message):
+        run(**{"model.attention_backend": backend, "trainer.accelerator": "cpu"} | fields)
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
 def test_patience_needs_a_dev_split_and_is_refused_before_anything_is_written(
     run, tiny_fields, tmp_path
 ):

@@ -129,6 +129,29 @@ def auto_backend(
     return "blocked", f"plain PyTorch; not native: {refusal}"
 
 
+def refusal(
+    backend: Backend,
+    dtype: torch.dtype,
+    device: str,
+    head_size: int,
+    pattern: Pattern,
+    dropout_p: float,
+    needs_gradient: bool,
+) -> str | None:
+    """Why a backend that is asked for by name cannot serve such a call; None if it can.
+
+    Args:
+        backend: of those that exist; `auto` and plain PyTorch serve every call.
+        dtype, device, head_size, pattern, dropout_p: as of `auto_backend`.
+        needs_gradient: whether anybody will ask for the gradient.
+    """
+    if backend == "native":
+        return native.refusal(dtype, device, pattern, dropout_p)
+    if backend == "flex":
+        return flex.refusal(dtype, device, head_size, pattern, dropout_p, needs_gradient)
+    return None
+
+
 def _choose(
     backend: Backend, tensors: tuple[Tensor, ...], plan: AttentionPlan, dropout_p: float
 ) -> Backend:
@@ -137,15 +160,11 @@ def _choose(
     rest = (plan.pattern, dropout_p)
     if backend == "auto":
         return _announce(*auto_backend(dtype, device, head_size, *rest))
-    refusal = None
-    if backend == "native":
-        refusal = native.refusal(dtype, device, *rest)
-    if backend == "flex":
-        needs_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-        refusal = flex.refusal(dtype, device, head_size, *rest, needs_gradient)
-    if refusal is not None:
+    needs_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    reason = refusal(backend, dtype, device, head_size, *rest, needs_gradient)
+    if reason is not None:
         raise ValueError(
-            f"attention backend {backend} cannot serve this call: {refusal}; or use blocked"
+            f"attention backend {backend} cannot serve this call: {reason}; or use blocked"
         )
     if backend not in _BACKENDS:
         raise ValueError(

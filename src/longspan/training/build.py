@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from longspan.config import ClassificationConfig, Config, MaskedLMConfig, TrainerConfig
+from longspan.cost.machine import uses_gpu
 from longspan.data.features import FeatureSet, encode_split
 from longspan.data.rows import check_columns, label_cells, warn_about_shared_texts
 from longspan.data.sources import load_splits
@@ -21,6 +22,7 @@ from longspan.data.task import Draw
 from longspan.errors import UserError
 from longspan.globals import globals_cost, warn_if_many
 from longspan.known_tasks import has_classes, new_task, report_losses, task_cells, task_columns
+from longspan.model.backend import training_refusal
 from longspan.pretrained.tokenizer import (
     PreTrainedTokenizerFast,
     document_encoder,
@@ -157,6 +159,21 @@ def check_trainer(config: Config) -> None:
         _trainer(config, logger=DummyLogger())
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise UserError(f"trainer: Lightning does not take these values: {error}") from error
+
+
+def check_attention(config: Config) -> None:
+    """Whether the attention backend that is asked for by name can train this, before it does.
+
+    Raises:
+        UserError: it cannot.
+    """
+    device = "cuda" if uses_gpu(config.trainer.accelerator) else "cpu"
+    reason = training_refusal(config.model, autocast_dtype(config) or torch.float32, device)
+    if reason is not None:
+        raise UserError(
+            f"model.attention_backend={config.model.attention_backend} cannot train this: {reason}; "
+            "or set it to auto"
+        )
 
 
 def _trainer(config: Config, **arguments: Any) -> L.Trainer:

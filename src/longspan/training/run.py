@@ -25,6 +25,7 @@ from longspan.training.budget import fill_in_budget, predicted
 from longspan.training.build import (
     Prepared,
     build_trainer,
+    check_attention,
     check_trainer,
     draw_of,
     prepare,
@@ -68,6 +69,7 @@ def train(config: Config) -> dict[str, Any]:
         log.info("this run was finished before; overwrite=true does it again")
         return finished
     check_trainer(config)
+    check_attention(config)
     check_adapters(config)
     started = time.perf_counter()
     forget_peak_memory()
