@@ -14,11 +14,9 @@ import math
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import linear_regression, median
 from typing import Any
@@ -26,6 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from attention_picture import draw, kinds, series
+from fresh_process import measured_in_fresh_process
 from hardware import describe_machine
 from matmul_share import add_share_arguments, measure_shares, shares_as_table
 from memory import peak_bytes, resident_bytes
@@ -38,6 +37,7 @@ from torch import Tensor
 
 from longspan.attention import AttentionPlan, Pattern, attend
 from longspan.attention.plan import build_block_table
+from longspan.cost.machine import keep_pages
 
 ROOT = Path(__file__).parents[1]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -71,7 +71,7 @@ def main() -> None:
     arguments = parse_arguments()
     load_before = os.getloadavg()[0]  # of others: a busy machine makes times worthless
     rows = measure_all(arguments)
-    console = Console()
+    console = Console(width=max(Console().width, 100))
     console.print(as_table(rows))
     shares = measure_shares(arguments)
     console.print(shares_as_table(shares))
@@ -119,7 +119,7 @@ def measure_all(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for case in track(cases(arguments), console=Console(stderr=True)):
         reason = too_large(case, arguments, rows)
-        numbers = {"skipped": reason} if reason else in_fresh_process(case)
+        numbers = {"skipped": reason} if reason else measured_in_fresh_process(measure, case)
         names = ("dtype", "attention", "tokens", "window")
         rows.append({name: getattr(case, name) for name in names} | numbers)
     return rows
@@ -150,13 +150,9 @@ def too_large(case: Case, arguments: argparse.Namespace, rows: list[dict[str, An
     return ""
 
 
-def in_fresh_process(case: Case) -> dict[str, Any]:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure, case).result()
-
-
 def measure(case: Case) -> dict[str, Any]:
     """Median times, and peak memory over what the process held with the inputs alone."""
+    keep_pages()
     torch.manual_seed(0)
     warm_up(case)
     q, k, v, out_gradient = random_inputs(case, case.tokens)

@@ -33,6 +33,7 @@ from training_runs import ROOT
 
 from longspan.batch import Feature, PackedBatch, pack
 from longspan.config import ModelConfig, OptimConfig
+from longspan.cost.machine import keep_pages
 from longspan.data.batching import training_batches
 from longspan.model.encoder import Encoder
 from longspan.training.optim import build_optimizer
@@ -91,6 +92,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def measure(way: str, arguments: Row) -> Row:
     """Seconds and peak memory of training steps over all documents, after one to warm up."""
+    keep_pages()
     torch.manual_seed(0)
     _, documents = real_documents(arguments["number"])
     documents = [document[: arguments["longest"]] for document in documents]

@@ -38,6 +38,20 @@ def in_fresh_process(
         process.join()
 
 
+def measured_in_fresh_process(
+    measure: Callable[..., dict[str, Any]], *arguments: Any, limit_gib: float = 20
+) -> dict[str, Any]:
+    """As `in_fresh_process`, where nothing is expected to fail.
+
+    Raises:
+        SystemExit: it did.
+    """
+    result = in_fresh_process(measure, *arguments, limit_gib=limit_gib)
+    if "failed" in result:
+        raise SystemExit(f"{arguments}: {result['failed']}")
+    return result
+
+
 def _report(connection: Connection, measure: Callable[..., Any], arguments: tuple) -> None:
     try:
         result = measure(*arguments)

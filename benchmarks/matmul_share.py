@@ -9,18 +9,18 @@ it is that of one large matrix product in the same process, timed in turns with 
 import argparse
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import product
-from multiprocessing import get_context
 from statistics import median
 from typing import Any
 
 import torch
+from fresh_process import measured_in_fresh_process
 from rich.box import SIMPLE
 from rich.table import Table
 
 from longspan.attention import AttentionPlan, Pattern, attend
+from longspan.cost.machine import keep_pages
 
 PRODUCTS = 2 + 5  # a pair: scores and output; in the backward also what recomputing costs
 
@@ -56,8 +56,7 @@ def measure_shares(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for dtype, window in product(arguments.dtypes, arguments.share_windows):
         for attention in arguments.backends:
             case = ShareCase(attention, dtype, window=window, **common)
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                numbers = pool.submit(measure_share, case).result()
+            numbers = measured_in_fresh_process(measure_share, case)
             row = {name: getattr(case, name) for name in ("dtype", "attention", "tokens", "window")}
             rows.append(row | {"heads": case.heads, "head_size": case.head_size} | numbers)
     return rows
@@ -65,6 +64,7 @@ def measure_shares(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def measure_share(case: ShareCase) -> dict[str, float]:
     """Median seconds of both, the rate of the product, and attention's share of it."""
+    keep_pages()
     torch.manual_seed(0)
     dtype = getattr(torch, case.dtype)
     a, b = torch.randn(2, case.matmul, case.matmul).to(dtype).unbind()

@@ -30,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from longspan.config import ClassificationConfig, Config, DataConfig, MaskedLMConfig, ModelConfig
 from longspan.cost.documents import Documents
+from longspan.cost.machine import keep_pages
 from longspan.forecast.steps import random_batch
 from longspan.tasks.classification import Classification
 from longspan.tasks.masked_lm import MaskedLM, Vocabulary
@@ -125,6 +126,7 @@ class Step:
     """A training step, repeated on one batch."""
 
     def __init__(self, case: Case) -> None:
+        keep_pages()
         torch.manual_seed(0)
         config, task = configure(case)
         documents = Documents(case.lengths, [np.arange(1)] * len(case.lengths))

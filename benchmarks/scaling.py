@@ -12,16 +12,15 @@ import argparse
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from fresh_process import measured_in_fresh_process
 from hardware import describe_machine
 from memory import peak_bytes, resident_bytes
 from reporting import write_result
@@ -33,6 +32,7 @@ from scaling_picture import draw
 
 from longspan.config import ClassificationConfig, Config, DataConfig, MaskedLMConfig, ModelConfig
 from longspan.cost.documents import Documents
+from longspan.cost.machine import keep_pages
 from longspan.forecast.steps import random_batch
 from longspan.model.chunked import encode_in_chunks
 from longspan.predict import CHUNK_TOKENS
@@ -42,11 +42,9 @@ from longspan.training.module import LongDocumentModule
 from longspan.training.optim import build_optimizer
 
 ROOT = Path(__file__).parents[1]
-TRAINING, KEPT = "training step", "training step, pages kept"
+TRAINING, RETURNED = "training step", "training step, pages returned"
 IN_CHUNKS, AT_ONCE = "inference in chunks", "inference at once"
-# glibc maps tensors above 32 MiB one by one, and Linux clears their pages each time; with this
-# environment it takes them from the heap, which keeps its pages (mallopt(3))
-KEEP_PAGES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+RETURN_PAGES = {"LONGSPAN_KEEP_PAGES": "0"}
 WARM_UP_TOKENS = 1024  # of inference: code is loaded, threads are started
 
 
@@ -55,7 +53,7 @@ class Case:
     """One point.
 
     Attributes:
-        what: TRAINING, KEPT, IN_CHUNKS or AT_ONCE.
+        what: TRAINING, RETURNED, IN_CHUNKS or AT_ONCE.
         tokens: of the document; its first is global.
         task: classification or mlm.
         chunk_tokens: of a chunk.
@@ -91,7 +89,7 @@ def main() -> None:
     arguments = parse_arguments()
     load_before = os.getloadavg()[0]  # of others: a busy machine makes times worthless
     rows = [
-        {"what": case.what, "tokens": case.tokens} | in_fresh_process(case)
+        {"what": case.what, "tokens": case.tokens} | measure_case(case)
         for case in track(cases(arguments), console=Console(stderr=True))
     ]
     names = ("layers", "hidden_size", "heads", "window", "vocab_size", "task", "chunk_tokens")
@@ -117,7 +115,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     lengths = {"type": int, "nargs": "*"}
     parser.add_argument("--train", **lengths, default=[4096, 16384, 65536, 131072])
-    parser.add_argument("--kept", **lengths, default=[4096, 131072], help="with KEEP_PAGES")
+    parser.add_argument("--returned", **lengths, default=[4096, 131072], help="with RETURN_PAGES")
     parser.add_argument("--chunked", **lengths, default=[65536, 1048576])
     parser.add_argument("--at-once", **lengths, default=[65536])
     parser.add_argument("--layers", type=int, default=4)
@@ -134,7 +132,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def cases(arguments: argparse.Namespace) -> list[Case]:
     common = {n: v for n, v in vars(arguments).items() if n in Case.__annotations__}
-    lengths = {TRAINING: arguments.train, KEPT: arguments.kept}
+    lengths = {TRAINING: arguments.train, RETURNED: arguments.returned}
     lengths |= {IN_CHUNKS: arguments.chunked, AT_ONCE: arguments.at_once}
     return [Case(what, n, **common) for what, chosen in lengths.items() for n in sorted(chosen)]
 
@@ -142,12 +140,11 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
 # --- measuring ----------------------------------------------------------------------------------
 
 
-def in_fresh_process(case: Case) -> dict[str, Any]:
-    environment = KEEP_PAGES if case.what == KEPT else {}
-    os.environ.update(environment)  # glibc reads it as a process begins
+def measure_case(case: Case) -> dict[str, Any]:
+    environment = RETURN_PAGES if case.what == RETURNED else {}
+    os.environ.update(environment)
     try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            return pool.submit(measure, case).result()
+        return measured_in_fresh_process(measure, case)
     finally:
         for name in environment:
             del os.environ[name]
@@ -155,6 +152,7 @@ def in_fresh_process(case: Case) -> dict[str, Any]:
 
 def measure(case: Case) -> dict[str, Any]:
     """Seconds, and resident memory: before, with the weights alone, and at the peak."""
+    keep_pages()
     torch.manual_seed(0)
     config, task = case.config(), make_task(case)
     module = LongDocumentModule(config, task)
@@ -165,7 +163,9 @@ def measure(case: Case) -> dict[str, Any]:
 
     # a first step makes the optimiser's moments, and the heap grows into the ones after it
     call = document(case.tokens)
-    warm_up = call if case.what in (TRAINING, KEPT) else document(min(WARM_UP_TOKENS, case.tokens))
+    warm_up = (
+        call if case.what in (TRAINING, RETURNED) else document(min(WARM_UP_TOKENS, case.tokens))
+    )
     before = resident_bytes()
     warm_up()
     seconds: list[float] = []
@@ -199,7 +199,7 @@ def make_task(case: Case) -> Any:
 
 
 def make_call(case: Case, module: LongDocumentModule, batch: Any) -> Callable[[], None]:
-    if case.what in (TRAINING, KEPT):
+    if case.what in (TRAINING, RETURNED):
         optimizer = build_optimizer(module, case.layers, module.config.optim)
         return lambda: training_step(module.train(), optimizer, batch)
     encoder = module.eval().encoder

@@ -128,6 +128,7 @@ def predict(
         raise UserError("predict needs either --document file.txt or --rows file.jsonl")
     if question is not None and document is None:
         raise UserError("--question goes with --document; rows bring questions of their own")
+    from longspan.cost.machine import keep_pages
     from longspan.predict import load_predictor
     from longspan.predict_files import read_rows, read_text, write_rows
 
@@ -136,6 +137,7 @@ def predict(
     else:
         assert rows is not None
         given = read_rows(rows)
+    keep_pages()
     count = write_rows(load_predictor(model).predict_all(given), output)
     if output is not None:
         typer.echo(f"{output}: {count} predictions")

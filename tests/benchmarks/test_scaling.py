@@ -27,7 +27,7 @@ def output(tmp_path_factory):
 @pytest.fixture(scope="module")
 def printed(output):
     command = [sys.executable, "benchmarks/scaling.py", "--output", str(output), "--task", "mlm"]
-    command += ["--train", "64", "128", "--kept", "64", "--chunked", "128", "--at-once"]
+    command += ["--train", "64", "128", "--returned", "64", "--chunked", "128", "--at-once"]
     command += ["--layers", "1", "--hidden-size", "16", "--heads", "2", "--window", "4"]
     command += ["--vocab-size", "50", "--chunk-tokens", "32", "--repeats", "2"]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
@@ -42,7 +42,7 @@ def test_every_point_has_its_row(result):
     assert [(row["what"], row["tokens"]) for row in result["rows"]] == [
         ("training step", 64),
         ("training step", 128),
-        ("training step, pages kept", 64),
+        ("training step, pages returned", 64),
         ("inference in chunks", 128),
     ]
     for row in result["rows"]:

@@ -1,12 +1,15 @@
 """What this machine has, and what this process holds of it."""
 
+import ctypes
 import os
+import platform
 import resource
 import sys
 from pathlib import Path
 
 import torch
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # version 2, version 1
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -31,6 +34,23 @@ def resident_bytes() -> int:
         return int(file.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # the most that can be asked for
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def keep_pages() -> bool:
+    """Let glibc's heap keep what a step frees, for the next step; see docs/speed.md, "Pages".
+
+    Otherwise large tensors are mapped one by one, and the kernel clears their pages each time.
+
+    Returns:
+        whether it does: with another C library, with `LONGSPAN_KEEP_PAGES=0`, or where the
+        environment says how glibc is to allocate, nothing is changed.
+    """
+    told = [n for n in os.environ if n.startswith("MALLOC_") or n == "GLIBC_TUNABLES"]
+    if told or os.environ.get("LONGSPAN_KEEP_PAGES") == "0" or platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    # mallopt(3): -1 = the heap's top is never given back
+    return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, -1))
 
 
 def _cgroup_limit(name: str) -> int | None:

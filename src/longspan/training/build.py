@@ -12,7 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from longspan.config import ClassificationConfig, Config, MaskedLMConfig, TrainerConfig
-from longspan.cost.machine import uses_gpu
+from longspan.cost.machine import keep_pages, uses_gpu
 from longspan.data.features import FeatureSet, encode_split
 from longspan.data.rows import check_columns, label_cells, warn_about_shared_texts
 from longspan.data.sources import load_splits
@@ -146,6 +146,8 @@ def build_trainer(config: Config, **arguments: Any) -> L.Trainer:
     """
     if config.trainer.precision == "auto":
         log.info("trainer.precision=auto: %s", precision(config))
+    if not uses_gpu(config.trainer.accelerator):
+        keep_pages()
     return _trainer(config, **arguments)
 
 
