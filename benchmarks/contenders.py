@@ -30,10 +30,12 @@ OURS = "longspan-longformer"  # windows and separate projections of the global t
 NAMES = {
     OURS: "Longspan",
     "longformer": "HF Longformer",
+    "longformer-kept": "HF Longformer, pages kept",
     "bigbird": "HF BigBird, block sparse",
     "bigbird-float32": "HF BigBird, block sparse, in float32",
     "longspan-modernbert": "Longspan, as ModernBERT",
     "modernbert": "HF ModernBERT, sdpa",
+    "modernbert-kept": "HF ModernBERT, sdpa, pages kept",
     "longspan-roberta": "Longspan, as RoBERTa",
     "roberta": "HF RoBERTa, full attention, sdpa",
 }
@@ -181,7 +183,7 @@ class Ours(nn.Module):
 
 
 def make_contender(name: str, sizes: Sizes) -> Theirs | Ours:
-    family = name.removeprefix("longspan-").removesuffix("-float32")
+    family = name.removeprefix("longspan-").removesuffix("-float32").removesuffix("-kept")
     contender = (Ours if name.startswith("longspan-") else Theirs)(family, sizes)
     return contender.train()
 

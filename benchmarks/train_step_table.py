@@ -34,7 +34,7 @@ def summarise(rows: list[Row]) -> list[Row]:
     measured = {tuple(row[k] for k in KEYS): row for row in summary if "failed" not in row}
     for (*setting, model), row in measured.items():
         ours = measured.get((*setting, OURS))
-        twin = measured.get((*setting, f"longspan-{model}"))
+        twin = measured.get((*setting, f"longspan-{model.removesuffix('-kept')}"))
         if ours is not None:
             row["longspan_is_faster"] = ours["tokens_per_second"] / row["tokens_per_second"]
             row["peak_beside_longspan"] = row["peak_bytes"] / ours["peak_bytes"]
