@@ -5,8 +5,8 @@
 One document with one global token. Our backends stand beside PyTorch's
 `scaled_dot_product_attention` with the same pattern as a dense mask, and without a mask (full
 attention). Every configuration runs in a fresh process, the sides of a comparison in turns.
-`matmul_share.py` says how near the processor's limit the backends come. The tables are printed,
-the last line is JSON, and results and picture go to benchmarks/results/.
+`matmul_share.py` says how near the processor's limit the backends come. The table is printed, the
+last line is JSON, and results and picture go to benchmarks/results/.
 """
 
 import argparse
@@ -26,7 +26,6 @@ import torch.nn.functional as F
 from attention_picture import draw, kinds, series
 from fresh_process import measured_in_fresh_process
 from hardware import describe_machine
-from matmul_share import add_share_arguments, measure_shares, shares_as_table
 from memory import peak_bytes, resident_bytes
 from reporting import write_result
 from rich.box import SIMPLE
@@ -73,8 +72,6 @@ def main() -> None:
     rows = measure_all(arguments)
     console = Console(width=max(Console().width, 100))
     console.print(as_table(rows))
-    shares = measure_shares(arguments)
-    console.print(shares_as_table(shares))
     result = {
         "benchmark": "attention",
         "date": date.today().isoformat(),
@@ -84,7 +81,6 @@ def main() -> None:
         "load_average_before": load_before,
         "exponents": exponents(rows),
         "rows": rows,
-        "matmul_shares": shares,
     }
     for line in result["exponents"]:
         console.print("{dtype} {attention}, window {window}: time ~ T^{time:.2f}, memory ~ T^{memory:.2f}"
@@ -107,7 +103,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--masked-up-to", type=int, default=8192, help="tokens of a dense mask")
     parser.add_argument("--max-seconds", type=float, default=20, help="a call of full attention")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/attention.json")
-    add_share_arguments(parser)
     return parser.parse_args()
 
 

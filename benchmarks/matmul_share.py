@@ -1,27 +1,36 @@
 """How near attention comes to the processor's limit: its share of the rate of a large product.
 
+    python benchmarks/matmul_share.py
+
 Work counts as useful where the pattern needs it: 2W + 1 keys a query, and for each pair of query
 and key seven products of a head's size (two forward, five backward), of two operations a number.
 Pairs that are computed and masked away, softmax and copies count for nothing. The rate beside
-it is that of one large matrix product in the same process, timed in turns with attention.
+it is that of one large matrix product in the same process, timed in turns with attention. The table
+is printed, the last line is JSON, and the result goes to benchmarks/results/ and docs/attention.md.
 """
 
 import argparse
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import date
 from itertools import product
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from fresh_process import measured_in_fresh_process
-from rich.box import SIMPLE
-from rich.table import Table
+from hardware import describe_machine
+from reporting import with_table, write_result
+from training_runs import ROOT
 
 from longspan.attention import AttentionPlan, Pattern, attend
 from longspan.cost.machine import keep_pages
 
+RESULT = ROOT / "benchmarks/results/matmul_share.json"
+PAGE = ROOT / "docs/attention.md"
 PRODUCTS = 2 + 5  # a pair: scores and output; in the backward also what recomputing costs
 
 
@@ -39,26 +48,47 @@ class ShareCase:
     repeats: int
 
 
-def add_share_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--share-tokens", type=int, default=4096)
-    parser.add_argument("--share-windows", type=int, nargs="+", default=[64, 256])
-    parser.add_argument("--share-heads", type=int, default=12)
-    parser.add_argument("--share-head-size", type=int, default=64)
-    parser.add_argument("--share-matmul", type=int, default=2048, help="rows of square matrices")
-    parser.add_argument("--share-repeats", type=int, default=15)
+def main() -> None:
+    arguments = parse_arguments()
+    load_before = os.getloadavg()[0]  # of others: a busy machine makes times worthless
+    rows = measure_all(arguments)
+    table = as_markdown(rows)
+    print(table)
+    result = {
+        "benchmark": "matmul_share",
+        "date": date.today().isoformat(),
+        **describe_machine(),
+        "load_average_before": load_before,
+        "rows": rows,
+    }
+    write_result(result, arguments.output)
+    if arguments.output == RESULT:
+        PAGE.write_text(with_table(PAGE.read_text(), "matmul_share", table))
 
 
-def measure_shares(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--windows", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--backends", nargs="+", default=["native", "blocked"])
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--heads", type=int, default=12)
+    parser.add_argument("--head-size", type=int, default=64)
+    parser.add_argument("--matmul", type=int, default=2048, help="rows of square matrices")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--output", type=Path, default=RESULT)
+    return parser.parse_args()
+
+
+def measure_all(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for every backend, dtype and window, each measured in a fresh process."""
     names = ("tokens", "heads", "head_size", "matmul", "repeats")
-    common = {name: getattr(arguments, f"share_{name}") for name in names}
+    common = {name: getattr(arguments, name) for name in names}
     rows = []
-    for dtype, window in product(arguments.dtypes, arguments.share_windows):
+    for dtype, window in product(arguments.dtypes, arguments.windows):
         for attention in arguments.backends:
             case = ShareCase(attention, dtype, window=window, **common)
-            numbers = measured_in_fresh_process(measure_share, case)
-            row = {name: getattr(case, name) for name in ("dtype", "attention", "tokens", "window")}
-            rows.append(row | {"heads": case.heads, "head_size": case.head_size} | numbers)
+            rows.append(asdict(case) | measured_in_fresh_process(measure_share, case))
     return rows
 
 
@@ -99,22 +129,20 @@ def measure_share(case: ShareCase) -> dict[str, float]:
     }
 
 
-def shares_as_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(
-        title="Share of the rate of a large matrix product",
-        caption="forward and backward; only the 2W + 1 keys that a query sees count",
-        box=SIMPLE,
-    )
-    for name in ("dtype", "T", "W", "attention", "ms", "matmul GFLOP/s", "share"):
-        table.add_column(name, justify="left" if name in ("dtype", "attention") else "right")
+def as_markdown(rows: list[dict[str, Any]]) -> str:
+    """The page's table; a test holds it against the committed result."""
+    lines = [
+        "| dtype | W | backend | ms | matrix product, GFLOP/s | share |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in rows:
-        table.add_row(
-            row["dtype"],
-            f"{row['tokens']:,}",
-            str(row["window"]),
-            row["attention"],
-            f"{1e3 * row['forward_backward_seconds']:,.1f}",
-            f"{row['matmul_flops_per_second'] / 1e9:,.0f}",
-            f"{row['share_of_matmul_rate']:.0%}",
-        )
-    return table
+        cells = [row["dtype"], str(row["window"]), row["attention"]]
+        cells.append(f"{1e3 * row['forward_backward_seconds']:,.0f}")
+        cells.append(f"{row['matmul_flops_per_second'] / 1e9:,.0f}")
+        cells.append(f"{row['share_of_matmul_rate']:.0%}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -30,8 +30,6 @@ def printed(output):
     command += ["--tokens", "64", "128", "--windows", "4", "--heads", "1", "--head-size", "8"]
     command += ["--repeats", "1", "--masked-up-to", "64", "--max-seconds", "0"]
     command += ["--dtypes", *DTYPES, "--block-size", "16", "--backends", "blocked"]
-    command += ["--share-tokens", "64", "--share-windows", "4", "--share-heads", "1"]
-    command += ["--share-head-size", "8", "--share-matmul", "32", "--share-repeats", "2"]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
@@ -80,19 +78,11 @@ def test_growth_is_fitted_where_there_are_two_lengths(result):
         assert (fit["dtype"], fit["attention"], fit["window"]) == (dtype, "blocked", 4)
 
 
-def test_the_share_counts_seven_products_of_the_pairs_that_the_window_needs(result):
-    for row, dtype in zip(result["matmul_shares"], DTYPES, strict=True):
-        assert (row["dtype"], row["attention"], row["window"]) == (dtype, "blocked", 4)
-        useful = 7 * 2 * 64 * 9 * 8
-        rate = useful / row["forward_backward_seconds"]
-        assert row["share_of_matmul_rate"] == pytest.approx(rate / row["matmul_flops_per_second"])
-
-
 def test_result_and_picture_are_written(result, output):
     assert json.loads(output.read_text()) == result
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_table_shows_every_row(printed, result):
-    assert printed.count("blocked ") == 2 * len(DTYPES) + len(result["matmul_shares"])
+    assert printed.count("blocked ") == 2 * len(DTYPES)
     assert printed.count("–") == 12 * len(DTYPES)  # six numbers of each that was skipped
