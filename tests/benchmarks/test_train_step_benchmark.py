@@ -170,3 +170,25 @@ def test_the_page_shows_what_was_measured() -> None:
     assert train_step.RESULT.with_suffix(".png").is_file()
     steps = [row["steps"] for row in result["summary"] if "steps" in row]
     assert min(steps) >= 2
+
+
+def test_the_first_page_says_what_was_measured() -> None:
+    summary = json.loads(train_step.RESULT.read_text())["summary"]
+    rows = {(row["data"], row["dtype"], row["model"]): row for row in summary}
+
+    def faster(data: str, family: str) -> str:
+        return f"{rows[data, 'bfloat16', family]['same_function_is_faster']:.1f}"
+
+    words = " ".join((ROOT / "README.md").read_text().split())
+    mix, full = (
+        [faster(data, family) for family in ("longformer", "modernbert")]
+        for data in ("mix", "full")
+    )
+    assert f"trains **{mix[0]} times** as fast as Hugging Face's Longformer" in words
+    assert f"{mix[1]} times as fast as ModernBERT's" in words
+    assert f"single documents of 4,096 tokens {full[0]} and {full[1]} times" in words
+    ours, theirs = (
+        rows["mix", "bfloat16", model]["peak_bytes"] for model in (contenders.OURS, "longformer")
+    )
+    assert "in a quarter of its memory" in words
+    assert 0.2 < ours / theirs < 0.3
