@@ -25,8 +25,6 @@ def largest_budget(memory: TrainingMemory, available: float) -> int:
             f"{memory.at(shortest).total / 2**30:.1f} GiB of the {limit / 2**30:.1f} GiB that may "
             "be used; lower data.max_length or model.*, or set model.gradient_checkpointing=true"
         )
-    # one by one: batches smaller than the budget occur too, and where tensors outgrow the heap,
-    # with its holes, it is the smaller ones that take more
     larger = range(shortest // STEP * STEP + STEP, LARGEST + STEP, STEP)
     too_large = (tokens for tokens in larger if memory.at(tokens).total > limit)
     return max(shortest, next(too_large, LARGEST + STEP) - STEP)

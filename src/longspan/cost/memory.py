@@ -17,12 +17,10 @@ from longspan.cost.documents import Documents
 from longspan.cost.flops import guessed_tokens
 from longspan.cost.rows import Rows
 
-# Tensors below this size come from glibc's heap, whose holes are not given back (mallopt(3): the
-# greatest that the dynamic M_MMAP_THRESHOLD becomes); larger ones are mapped one by one. Of the
-# heap's tensors this share was found in holes after some steps, and none with
-# MALLOC_MMAP_THRESHOLD_=262144 in the environment.
-HEAP_TENSOR = 2**25
-HOLES = 0.75
+# Tensors come from glibc's heap, which keeps its pages (`machine.keep_pages`), and those of holes.
+# Beside the tensors, holes of half to three quarters of their size were found after some steps, and
+# of more than all of it with gradient checkpointing, whose tensors come and go.
+HOLES = 0.9
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class TrainingMemory:
         autocast: type of matrix products; None = float32.
         on_gpu: dropout keeps a byte a value there, a float on CPUs.
         process: bytes before the model is built.
-        from_heap: whether glibc serves small tensors: on Linux without a GPU.
+        from_heap: whether glibc serves tensors: on Linux without a GPU.
     """
 
     config: Config
@@ -85,6 +83,7 @@ class TrainingMemory:
         """Of a batch of so many tokens."""
         model = self.config.model
         logits = self._logits(tokens)
+        tensors = [*self._activations, *self._attention.at(tokens)]  # bytes a token
         return Memory(
             process=self.process,
             weights=FULL * self.parameters + self._casts(),
@@ -95,13 +94,8 @@ class TrainingMemory:
             logits=logits,
             # four (T, C): gradients on their way down and what they are computed from
             workspace=max(0.0, 4 * FULL * tokens * model.hidden_size - logits),
-            heap=HOLES * tokens * sum(self._in_heap(tokens)) if self.from_heap else 0.0,
+            heap=HOLES * tokens * sum(tensors) if self.from_heap else 0.0,
         )
-
-    def _in_heap(self, tokens: float) -> list[float]:
-        """Bytes a token of the tensors that are small enough for glibc's heap."""
-        tensors = [*self._activations, *self._attention.at(tokens)]
-        return [size for size in tensors if tokens * size < HEAP_TENSOR]
 
     @property
     def small(self) -> int:
