@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longspan.attention import AttentionPlan, Pattern, attend, auto_backend, native, refusal
+from longspan.attention import AttentionPlan, Pattern, attend
 from longspan.attention.key_tables import Layout
 from longspan.attention.pattern import contradictions
 
@@ -377,5 +377,5 @@ def test_fields_that_contradict_each_other(fields, message):
 
 
 def test_global_tokens_have_no_place_in_a_causal_pattern():
-    with pytest.raises(ValueError, match="2 global tokens see, .* use sinks"):
+    with pytest.raises(ValueError, match=r"2 global tokens see, .* use sinks"):
         make_plan(Pattern(2, causal=True), chosen=(0, 3))

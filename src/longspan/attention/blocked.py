@@ -75,7 +75,7 @@ def _by_tables(
         scores.append((q @ k.mT * scale).masked_fill(~table.mask[:, None], float("-inf")))
     maxima = [_back(x.detach().amax(-1, keepdim=True), t) for x, t in zip(scores, tables)]
     largest = torch.stack(maxima).amax(0)  # (T, H, 1)
-    weighted, total = 0, 0
+    weighted, total = torch.zeros_like(q_THE, dtype=wide), torch.zeros_like(largest)
     for x, table in zip(scores, tables):
         weights = (x - _gather(largest, table.query_index)).exp()
         total = total + _back(weights.sum(-1, keepdim=True), table)

@@ -169,7 +169,7 @@ class Layout:
         bounds = torch.nn.functional.pad(sizes.cumsum(0), (1, 0))
         return order, *document_bounds(bounds)
 
-    def _cut(self, order, keys, first, last, block_size, chosen=None) -> KeyTable | None:  # noqa: ANN001
+    def _cut(self, order, keys, first, last, block_size, chosen=None) -> KeyTable | None:
         """A table of queries in some order, (T,), each of which sees keys[first:last] if chosen.
 
         Args:

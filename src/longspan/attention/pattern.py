@@ -1,8 +1,9 @@
 """Who sees whom: the one rule that the oracle and every backend follow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,6 +63,11 @@ class Pattern:
         for problem in contradictions(**vars(self)):
             raise ValueError(problem)
 
+    @classmethod
+    def of_layers(cls, layers: Iterable[Mapping[str, Any]]) -> tuple["Pattern", ...]:
+        """From the arguments of each layer's pattern (`ModelConfig.layer_patterns`)."""
+        return tuple(cls(**arguments) for arguments in layers)
+
     @cached_property
     def is_plain(self) -> bool:
         """Whether there is nothing but a window."""
@@ -80,6 +86,14 @@ class Pattern:
         table = {"random_table": "given"} if said.pop("random_table", None) else {}
         fields = {"window": self.window} | said | table
         return ", ".join(f"{name}={value}" for name, value in fields.items())
+
+    def covers(self, length: int) -> bool:
+        """Whether the window alone shows every token of such a document all of it."""
+        if self.causal:
+            return length == 1
+        if self.window is None:
+            return True
+        return self.dilation == 1 and self.window * self.block >= length - 1
 
     def by_head(self, num_heads: int) -> Iterator[tuple[slice, "Pattern"]]:
         """Heads that follow each other and have one pattern, with that pattern.

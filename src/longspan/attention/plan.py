@@ -105,12 +105,7 @@ class AttentionPlan:
     @cached_property
     def is_full(self) -> bool:
         """Whether every token sees its whole document, so that no window needs cutting."""
-        longest, pattern = max(self.lengths), self.pattern
-        if pattern.causal:
-            return longest == 1
-        if pattern.window is None:
-            return True
-        return pattern.dilation == 1 and pattern.window * pattern.block >= longest - 1
+        return self.pattern.covers(max(self.lengths))
 
     def by_head(self, num_heads: int) -> list[tuple[slice, "AttentionPlan"]]:
         """Plans of patterns that are the same for all of their heads."""
