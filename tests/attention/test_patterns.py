@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longspan.attention import AttentionPlan, Pattern, attend
+from longspan.attention import AttentionPlan, Pattern, attend, auto_backend, native, refusal
 from longspan.attention.key_tables import Layout
 from longspan.attention.pattern import contradictions
 
@@ -315,7 +315,7 @@ MANY = st.builds(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_blocked_serves_long_documents_and_groups_of_heads(data):
     pattern = data.draw(MANY, label="pattern")
@@ -379,3 +379,56 @@ def test_fields_that_contradict_each_other(fields, message):
 def test_global_tokens_have_no_place_in_a_causal_pattern():
     with pytest.raises(ValueError, match=r"2 global tokens see, .* use sinks"):
         make_plan(Pattern(2, causal=True), chosen=(0, 3))
+
+
+# --- native -------------------------------------------------------------------------------------
+
+WITHOUT_KERNEL = OF_BLOCKS + [p for p in OF_TOKENS if p.stride or p.random_blocks]
+
+
+@pytest.fixture
+def has_native():
+    if reason := native.unavailable():
+        pytest.skip(reason)
+
+
+@pytest.mark.usefixtures("has_native")
+@pytest.mark.parametrize("separate", [False, True], ids=["shared", "separate"])
+def test_native_serves_causal_windows_sinks_and_dilation(separate):
+    patterns = [p for p in OF_TOKENS if not (p.stride or p.random_blocks)]
+    assert len(patterns) > 30
+    for plan in plans_of(patterns):
+        assert_as_reference(plan, "native", torch.float32, separate=separate)
+
+
+@pytest.mark.usefixtures("has_native")
+@settings(max_examples=12)
+@given(data=st.data())
+def test_native_serves_long_documents_and_groups_of_heads(data):
+    window = st.one_of(st.integers(0, 40), st.sampled_from([200, 600, 1500]))
+    dilation = st.one_of(st.integers(1, 9), st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    fields = {"causal": st.booleans(), "sinks": st.sampled_from([0, 1, 4, 20])}
+    made = st.builds(Pattern, window, dilation=dilation, **fields)
+    pattern = data.draw(made | st.builds(Pattern, st.none(), **fields), label="pattern")
+    # segments of the kernel are of 512 queries and more
+    lengths = data.draw(st.lists(st.integers(1, 1300), min_size=1, max_size=2), label="lengths")
+    chosen = () if pattern.causal else data.draw(st.sets(st.integers(0, sum(lengths) - 1)))
+    heads = data.draw(st.sampled_from([(2, 2), (4, 2), (4, 1)]), label="heads")
+    plan = make_plan(pattern, lengths, sorted(chosen)[:5])
+    separate = data.draw(st.booleans(), label="separate")
+    assert_as_reference(plan, "native", torch.float32, heads=heads, separate=separate)
+
+
+@pytest.mark.usefixtures("has_native")
+def test_what_native_does_not_serve_goes_to_blocked():
+    call = {"dtype": torch.float32, "device": "cpu", "head_size": 4, "dropout_p": 0.0}
+    for pattern in WITHOUT_KERNEL:
+        if pattern == Pattern(pattern.window):
+            continue
+        reason = refusal("native", pattern=pattern, needs_gradient=True, **call)
+        assert reason is not None
+        assert str(pattern) in reason
+        assert auto_backend(pattern=pattern, **call)[0] == "blocked"
+        with pytest.raises(ValueError, match=r"native cannot serve .*; or use blocked"):
+            attend(*qkv(make_plan(pattern), 1, 1, torch.float32), make_plan(pattern), backend="native")  # fmt: skip
+    assert auto_backend(pattern=Pattern(3, causal=True, dilation=2), **call)[0] == "native"

@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from longspan.attention.kernel_rows import KernelRows
 from longspan.attention.key_tables import KeyTable, Layout
 from longspan.attention.pattern import Pattern, document_bounds
 from longspan.attention.sparse_blocks import SparseBlocks, build_sparse_blocks
@@ -119,6 +120,11 @@ class AttentionPlan:
     @cached_property
     def layout(self) -> Layout:
         return Layout(self.cu_seqlens, self.global_mask, self.pattern)
+
+    @cached_property
+    def kernel_rows(self) -> KernelRows:
+        """As the kernel of `native` reads a pattern that is no mere window."""
+        return KernelRows(self.layout)
 
     @cached_property
     def key_tables(self) -> list[KeyTable]:
