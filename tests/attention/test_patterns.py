@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from longspan.attention import AttentionPlan, Pattern, attend, auto_backend, native, refusal
 from longspan.attention.key_tables import Layout
 from longspan.attention.pattern import contradictions
+from longspan.attention.sparse_blocks import BLOCK
+from longspan.attention.token_rules import rule
 
 LENGTHS = (1, 2, 3, 5, 8, 4)
 GLOBALS = ((), (0,), (4, 9, 10))
@@ -432,3 +434,54 @@ def test_what_native_does_not_serve_goes_to_blocked():
         with pytest.raises(ValueError, match=r"native cannot serve .*; or use blocked"):
             attend(*qkv(make_plan(pattern), 1, 1, torch.float32), make_plan(pattern), backend="native")  # fmt: skip
     assert auto_backend(pattern=Pattern(3, causal=True, dilation=2), **call)[0] == "native"
+
+
+# --- flex ---------------------------------------------------------------------------------------
+
+
+def test_flex_reads_the_rule_and_no_block_too_few():
+    """In plain operators; on a GPU, and slowly on the CPU, the same is compiled."""
+    long = [
+        Pattern(5, causal=True, sinks=2, stride=50),
+        Pattern(1, block=16, global_edges=1, random_blocks=2, summaries=3),
+        Pattern(9, dilation=4),
+        Pattern(None, causal=True),
+    ]
+    plans = [*plans_of(PATTERNS[::5]), *(make_plan(p, [300, 7, 90]) for p in long)]
+    for plan in plans:
+        table, (count, places, num_full, full, *backward) = plan.token_tables
+        token = torch.arange(len(table))
+        pairs = rule(table, plan.pattern)(token[:, None], token[None])
+        dense = plan.pattern.dense_mask(plan.cu_seqlens, plan.global_mask)
+        local = (~plan.global_mask).nonzero().squeeze(1)
+        assert pairs[local, : plan.num_tokens].equal(dense[local]), plan.pattern
+        blocks = len(table) // BLOCK
+        for row in range(blocks):
+            in_block = pairs.view(blocks, BLOCK, blocks, BLOCK)[row].transpose(0, 1)
+            masked = set(places[0, 0, row, : count[0, 0, row]].tolist())
+            whole = set(full[0, 0, row, : num_full[0, 0, row]].tolist())
+            assert whole == {b for b in range(blocks) if in_block[b].all()}
+            assert masked | whole == {b for b in range(blocks) if in_block[b].any()}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        Pattern(3, causal=True, sinks=2, stride=9),
+        Pattern(1, block=16, global_edges=1, random_blocks=2, summaries=3),
+        Pattern(5, dilation=(3, 1)),
+    ],
+    ids=str,
+)
+def test_flex_computes_the_pattern_of_any_length_in_one_program(pattern):
+    for lengths, separate in (([300, 5], False), ([40, 7, 700], True)):
+        plan = make_plan(pattern, lengths, () if pattern.causal else (30,))
+        q, k, v = (x.repeat(1, 1, 4) for x in qkv(plan, 4, 2, torch.float32))
+        own = (q.flip(0)[plan.global_index], k.flip(0), v.flip(0)) if separate else None
+        ours, expected = (
+            attend(q, k, v, plan, global_qkv=own, backend=backend)
+            for backend in ("flex", "reference")
+        )
+        torch.testing.assert_close(ours, expected, atol=2e-6, rtol=2e-5)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from longspan.attention.key_tables import Layout
 from longspan.attention.pattern import Pattern, document_bounds
+from longspan.attention.single_rows import attention_of_rows
 
 
 class KernelRows:
@@ -98,33 +99,4 @@ class KernelRows:
             return out_THE
         given = ((q_THE, rows), (k_TKE, keys), (v_TKE, keys))
         q, k, v = (x.index_select(0, index) for x, index in given)
-        return out_THE.index_copy(0, rows, _attention(q, k, v, mask, scale))
-
-    def fill_globals(self, out_THE: Tensor, tensors: list[Tensor], scale: float) -> Tensor:
-        """With the rows of global tokens, over the whole of their documents.
-
-        Args:
-            out_THE: without them.
-            tensors: q, k, v, and where they have projections of their own, those.
-        """
-        index = self.layout.global_mask.nonzero().squeeze(1)
-        if not len(index):
-            return out_THE
-        q, k, v = (tensors[0].index_select(0, index), *tensors[1:3])
-        if len(tensors) > 3:
-            q, k, v = tensors[3:]
-        lengths = self.layout.cu_seqlens.diff().tolist()
-        counts = [int(x.sum()) for x in self.layout.global_mask.split(lengths)]
-        documents = zip(q.split(counts), k.split(lengths), v.split(lengths), strict=True)
-        rows = [_attention(*document, None, scale) for document in documents if len(document[0])]
-        return out_THE.index_copy(0, index, torch.cat(rows))
-
-
-def _attention(
-    q_QHE: Tensor, k_LKE: Tensor, v_LKE: Tensor, mask: Tensor | None, scale: float
-) -> Tensor:
-    """Returns (Q, H, E)."""
-    q, k, v = (x.transpose(0, 1)[None] for x in (q_QHE, k_LKE, v_LKE))
-    grouped = q.shape[1] != k.shape[1]
-    out = F.scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=grouped)
-    return out[0].transpose(0, 1)
+        return out_THE.index_copy(0, rows, attention_of_rows(q, k, v, mask, scale))

@@ -12,6 +12,7 @@ from longspan.attention import native_build, pointwise
 from longspan.attention.kernel_rows import KernelRows
 from longspan.attention.pattern import Pattern
 from longspan.attention.plan import AttentionPlan
+from longspan.attention.single_rows import fill_globals
 
 GlobalProjections = tuple[Tensor, Tensor, Tensor]
 
@@ -49,7 +50,7 @@ def _of_pattern(tensors: list[Tensor], plan: AttentionPlan, scale: float) -> Ten
     laid_out = [rows.lay_out(x) for x in (q_THE, k_TKE, v_TKE)]
     out_THE = rows.back(_kernel(laid_out, rows.cu_seqlens, rows.shared_index, plan.pattern, scale))
     out_THE = rows.fill_sinks(out_THE, q_THE, k_TKE, v_TKE, scale)
-    return rows.fill_globals(out_THE, tensors, scale)
+    return fill_globals(out_THE, tensors, plan.layout, scale)
 
 
 def refusal(dtype: torch.dtype, device: str, pattern: Pattern, dropout_p: float) -> str | None:

@@ -15,6 +15,7 @@ from longspan.attention.kernel_rows import KernelRows
 from longspan.attention.key_tables import KeyTable, Layout
 from longspan.attention.pattern import Pattern, document_bounds
 from longspan.attention.sparse_blocks import SparseBlocks, build_sparse_blocks
+from longspan.attention.token_rules import block_tables, token_table
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,12 @@ class AttentionPlan:
             bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
             self._biases[dtype] = bias.masked_fill_(~mask, float("-inf"))
         return self._biases[dtype]
+
+    @cached_property
+    def token_tables(self) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As FlexAttention reads a pattern that is no mere window: for its rule, and its blocks."""
+        table = token_table(self.layout)
+        return table, block_tables(table, self.pattern)
 
     def sparse_blocks(self, separate: bool) -> SparseBlocks:
         """As FlexAttention reads the pattern; `separate`: global rows have keys of their own."""
