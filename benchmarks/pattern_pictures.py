@@ -24,9 +24,9 @@ WITHIN, GLOBAL = "#3a6ea5", "#d98032"
 # how much smaller it is drawn, and of which layers and heads
 PICTURED: dict[str, tuple[int, list[tuple[int, int]]]] = {
     "longformer": (64, [(0, 0)]),
-    "longformer_charlm": (8, [(0, 0), (6, 0), (11, 0), (11, 7)]),
+    "longformer_charlm": (64, [(0, 0), (6, 0), (11, 0), (11, 7)]),
     "dilated": (16, [(0, 0)]),
-    "bigbird": (16, [(0, 0), (0, 1), (1, 0)]),
+    "bigbird": (32, [(0, 0), (0, 1), (1, 0)]),
     "streaming_llm": (128, [(0, 0)]),
     "mistral": (512, [(0, 0)]),
     "sparse_transformer_strided": (16, [(0, 0)]),
@@ -70,7 +70,7 @@ def draw(preset: str, output: Path) -> Path:
         axes.set(xlabel="key", ylabel="query")
         where = f"layer {layer}" + (f", head {head}" if own is not pattern else "")
         axes.set_title(where, fontsize=9)
-    figure.suptitle(f"{preset}, drawn 1/{factor} as large", fontsize=10)
+    figure.suptitle(f"{preset}, 1/{factor} as large", fontsize=9)
     file = output / f"{preset}.png"
     figure.savefig(file, dpi=110)
     return file

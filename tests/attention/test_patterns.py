@@ -449,7 +449,7 @@ def test_flex_reads_the_rule_and_no_block_too_few():
     ]
     plans = [*plans_of(PATTERNS[::5]), *(make_plan(p, [300, 7, 90]) for p in long)]
     for plan in plans:
-        table, (count, places, num_full, full, *backward) = plan.token_tables
+        table, (count, places, num_full, full, *_) = plan.token_tables
         token = torch.arange(len(table))
         pairs = rule(table, plan.pattern)(token[:, None], token[None])
         dense = plan.pattern.dense_mask(plan.cu_seqlens, plan.global_mask)
