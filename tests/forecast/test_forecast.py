@@ -77,7 +77,7 @@ def test_wider_windows_and_deeper_models_cost_more(make_cell, two_gibibytes, mon
     ]  # fmt: skip
     rows, rates = forecast(cells, seconds=0.5)
     assert len(rates) == 1  # one layer of one shape serves all
-    assert set(rates[0].attention) == {2, 8}
+    assert set(rates[0].attention) == {Pattern(2), Pattern(8)}
     for less, more in ((0, 1), (2, 3), (0, 2), (1, 3)):
         assert rows[less].forward.total < rows[more].forward.total
         assert rows[less].memory.total < rows[more].memory.total
