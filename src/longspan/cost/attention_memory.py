@@ -209,7 +209,7 @@ class AttentionMemory:
 
     def _with_dropout(self, cut: Blocks | None) -> list[float]:
         """Likewise on a CPU with dropout, where PyTorch computes step by step and in float32."""
-        keys, pairs = 1.0, self.documents.mean_pairs(None) / self.documents.mean_length
+        keys, pairs = 1.0, self.documents.mean_pairs(Pattern(None)) / self.documents.mean_length
         if cut is not None:
             keys, pairs = cut.keys_per_query, cut.pairs_per_query + self.documents.mean_globals
         width = float(FULL * self._width)
