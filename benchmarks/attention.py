@@ -213,7 +213,7 @@ def dense_bias(pattern: Pattern, global_mask: Tensor, dtype: torch.dtype) -> Ten
     position = torch.arange(len(global_mask))
     bias = torch.zeros(len(position), len(position), dtype=dtype)
     for query, rows in zip(position.split(256), bias.split(256), strict=True):
-        seen = pattern.sees(query[:, None], position) | global_mask[query, None] | global_mask
+        seen = pattern.near(query[:, None], position) | global_mask[query, None] | global_mask
         rows.masked_fill_(~seen, -math.inf)
     return bias
 

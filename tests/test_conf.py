@@ -133,6 +133,31 @@ def test_a_debugging_preset_tracks_nothing_unless_told_to(experiment):
     assert config_of(f"experiment={experiment}", "logger=wandb").logger.kind == "wandb"
 
 
+PATTERNS = sorted(file.stem for file in CONF.glob("model/pattern/*.yaml"))
+# of a causal pattern, whose first token knows nothing of the others
+POOLED = "task.pooling=mean"
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_every_pattern_composes_and_converts(pattern):
+    usual = to_dict(Config().model) | OTHER_DEFAULTS["model", "hybrid_tiny"]
+    model = to_dict(config_of(f"model/pattern={pattern}", POOLED).model)
+    assert model != usual
+    of_patterns = ("window", "full_attention_every", "pattern", "num_layers", "num_heads")
+    assert {n: x for n, x in model.items() if n not in of_patterns} == {
+        n: x for n, x in usual.items() if n not in of_patterns
+    }
+
+
+def test_a_pattern_goes_over_a_pretrained_model():
+    data = composed("name=x", "model=pretrained", f"model.pretrained={MINILM}",
+                    "model/pattern=bigbird", "model.pattern.random_seed=3")  # fmt: skip
+    model = complete_config(data)["model"]
+    assert model["window"] == 1
+    chosen = {"block": 64, "global_edges": 1, "random_blocks": 3, "random_seed": 3}
+    assert model["pattern"] == chosen
+
+
 SWEEPS = sorted(file.stem for file in CONF.glob("sweep/*.yaml"))
 
 
@@ -186,11 +211,11 @@ def test_the_evaluation_has_the_fields_of_its_dataclass():
 def step_once(tiny_fields, tmp_path):
     """Train one step, but for fields left as they are, of what an override composes to."""
 
-    def step(override, files=tiny_fields["data.files"], as_is=()):
+    def step(override, files=tiny_fields["data.files"], as_is=(), more=()):
         given = ",".join(f"{split}:{file}" for split, file in files.items())
         smaller = [f"{name}={value}" for name, value in SMALLER.items() if name not in as_is]
         where = ["name=run", f"runs_dir={tmp_path}"]
-        data = composed(override, "data=files", f"data.files={{{given}}}", *smaller, *where)
+        data = composed(override, "data=files", f"data.files={{{given}}}", *smaller, *where, *more)
         return train(from_dict(Config, data))
 
     return step
@@ -220,6 +245,14 @@ def test_every_experiment_steps_once(step_once, experiment):
 )
 def test_every_option_steps_once(step_once, group, option):
     assert step_once(f"{group}={option}")["steps"] == 1
+
+
+@one_step
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_every_pattern_steps_once(step_once, pattern):
+    heads = {"model.num_heads": "8", "model.hidden_size": "16"} if "charlm" in pattern else {}
+    smaller = [f"{name}={value}" for name, value in heads.items()]
+    assert step_once(f"model/pattern={pattern}", more=[POOLED, *smaller])["steps"] == 1
 
 
 LABELS = {

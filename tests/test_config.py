@@ -25,6 +25,53 @@ def test_the_defaults_are_a_valid_run():
             {"model": {"window": [4, None, 4]}},
             ["model.window lists 3 windows", "num_layers=2", "one per layer"],
         ),
+        (
+            {"model": {"pattern": {"causal": True, "global_edges": 1}}},
+            ["model.pattern.global_edges=1", "both ways", "model.pattern.sinks"],
+        ),
+        (
+            {"model": {"pattern": {"block": 4, "dilation": 2}}},
+            ["model.pattern.dilation", "model.pattern.block=4"],
+        ),
+        ({"model": {"pattern": {"summaries": 2}}}, ["model.pattern.summaries=2", "it is 1"]),
+        (
+            {"model": {"pattern": {"random_table": []}}},
+            ["model.pattern.random_table", "model.pattern.random_blocks=0"],
+        ),
+        (
+            {"model": {"pattern": {"random_blocks": 1, "random_table": [[[[0]]], [[[0]]]]}}},
+            ["model.pattern.random_table", "model.num_heads=4", "model.pattern.random_blocks=1"],
+        ),
+        (
+            {"model": {"pattern": {"dilation": [1, 2, 1]}}},
+            ["model.pattern.dilation lists 3 layers", "model.num_layers=2"],
+        ),
+        (
+            {"model": {"pattern": {"dilation": [[1, 2, 1], 1]}}},
+            ["model.pattern.dilation=[1, 2, 1]", "model.num_heads=4"],
+        ),
+        (
+            {"model": {"pattern": {"stride": [1, 2, 3]}}},
+            ["model.pattern.stride lists 3 layers", "model.num_layers=2"],
+        ),
+        ({"model": {"pattern": {"dilation": 0}}}, ["model.pattern.dilation=0", "1 or more"]),
+        (
+            {"model": {"pattern": {"window_growth": 0.0}}},
+            ["model.pattern.window_growth=0.0", "above 0"],
+        ),
+        ({"model": {"pattern": {"causal": True}}}, ["model.pattern.causal=true", "globals=none"]),
+        (
+            {"model": {"window": None, "pattern": {"dilation": 2}}},
+            ["model.pattern.dilation=2 of layer 0", "no gaps"],
+        ),
+        (
+            {"model": {"window": [4, 4], "pattern": {"window_growth": 2.0}}},
+            ["model.pattern.window_growth=2.0", "set it to 1"],
+        ),
+        (
+            {"model": {"pattern": {"causal": True}}, "globals": {"cls": False}},
+            ["task.pooling=cls", "task.pooling=mean"],
+        ),
         ({"model": {"full_attention_every": -1}}, ["model.full_attention_every=-1", "0 or more"]),
         ({"model": {"hidden_size": 0}}, ["model.hidden_size=0", "1 or more"]),
         ({"model": {"num_layers": 0}}, ["model.num_layers=0", "1 or more"]),

@@ -272,7 +272,7 @@ def pairs(length, window, global_tokens):
 def test_cost_counted_pair_by_pair(documents, windows):
     lengths = [length for length, _ in documents]
     positions = [np.array(chosen, np.int64) for _, chosen in documents]
-    cost = globals_cost(lengths, positions, windows)
+    cost = globals_cost(lengths, positions, [{"window": w} for w in windows])
     with_them = sum(pairs(n, w, set(chosen)) for n, chosen in documents for w in windows)
     without = sum(pairs(n, w, set()) for n, _ in documents for w in windows)
     assert cost.pairs_share == pytest.approx((with_them - without) / with_them)

@@ -2,14 +2,14 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from longspan.attention import Pattern
+from longspan.attention import AttentionPlan, Pattern
 from longspan.config import GlobalsConfig
 from longspan.document import PAIR, SPECIAL, TEXT, Document
 from longspan.errors import UserError
@@ -132,24 +132,25 @@ class GlobalsCost:
 
 
 def globals_cost(
-    lengths: Sequence[int], positions: Sequence[np.ndarray], windows: Sequence[int | None]
+    lengths: Sequence[int], positions: Sequence[np.ndarray], layers: Sequence[Mapping[str, Any]]
 ) -> GlobalsCost:
-    """What the chosen global tokens cost in layers of the given windows.
+    """What the chosen global tokens cost in layers of the given patterns.
 
     Args:
         lengths: tokens of each document.
         positions: its global tokens.
-        windows: the window of each layer.
+        layers: what their patterns are made of (`ModelConfig.layer_patterns`).
     """
+    patterns = Pattern.of_layers(layers)
     with_globals = without = 0
     for length, chosen in zip(lengths, positions, strict=True):
         cu_seqlens = torch.tensor([0, length])
         mask = torch.zeros(length, dtype=torch.bool)
         none = mask.clone()
         mask[torch.from_numpy(np.asarray(chosen, dtype=np.int64))] = True
-        for window in windows:
-            with_globals += Pattern(window).num_pairs(cu_seqlens, mask)
-            without += Pattern(window).num_pairs(cu_seqlens, none)
+        for pattern in patterns:
+            with_globals += AttentionPlan(cu_seqlens, mask, pattern).num_pairs
+            without += AttentionPlan(cu_seqlens, none, pattern).num_pairs
     counts = [len(chosen) for chosen in positions]
     return GlobalsCost(float(np.mean(counts)), max(counts), 1 - without / with_globals)
 

@@ -147,7 +147,7 @@ def test_the_operators_are_registered_as_pytorch_demands(make_plan, make_qkv):
     plan = make_plan([30, 5], [0, 31], 4)
     (q, k, v), _ = make_qkv(plan, 2, 1, 8, torch.float32)
     inputs = [x.requires_grad_() for x in (q, k, v)]
-    arguments = (*inputs, None, None, None, plan.cu_seqlens, plan.global_index, 4, 0.3)
+    arguments = (*inputs, None, None, None, plan.cu_seqlens, plan.global_index, 4, False, 0.3)
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(torch.ops.longspan.attention.default, arguments, test_utils=checks)
 

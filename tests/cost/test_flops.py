@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
+from longspan.attention import Pattern
 from longspan.config import ClassificationConfig, Config, GlobalsConfig, MaskedLMConfig, QAConfig
 from longspan.cost.documents import Documents
 from longspan.cost.flops import (
@@ -140,13 +141,12 @@ def test_full_attention_is_counted_exactly(shape, make_small, make_module, make_
 def test_attention_counts_the_pairs_of_the_pattern(make_small, make_documents):
     documents = make_documents([30, 50], num_globals=2)
     config = make_small(window=(4, None, 4), num_layers=3)
-    pairs = sum(documents.mean_pairs(window) for window in (4, None))
+    pairs = sum(documents.mean_pairs(Pattern(window)) for window in (4, None))
     last = absorbed_flops(config.model, 40, rows=1, pairs=40)[1]  # the first token's row
     assert document_flops(config, documents).attention == 4 * 64 * pairs + last
-    from longspan.attention import Pattern
 
     mask = Pattern(4).dense_mask(*documents.packed(2))
-    assert documents.mean_pairs(4) == mask.sum() / 2
+    assert documents.mean_pairs(Pattern(4)) == mask.sum() / 2
 
 
 def test_a_checkpointed_block_runs_forward_once_more(make_small, make_documents):

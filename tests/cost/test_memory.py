@@ -8,7 +8,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
-from longspan.attention import blocked, native
+from longspan.attention import Pattern, blocked, native
 from longspan.config import Config, MaskedLMConfig
 from longspan.cost.attention_memory import AttentionMemory
 from longspan.cost.memory import TrainingMemory, block_matrices
@@ -189,7 +189,7 @@ def test_the_backend_that_is_expected_is_the_one_that_computes(
     dtype = autocast or torch.float32
     memory = AttentionMemory(config, make_documents(LENGTHS), dtype, on_gpu=False)
     # the last layer's only row is that of the first token, which is global
-    assert set(used) == {memory.backend(16)}
+    assert set(used) == {memory.backend(Pattern(16))}
     assert len(used) == (2 if dropout else 1)
     if dropout or not has_compiler or autocast == torch.float16:
         assert set(used) == {"blocked"}
@@ -204,7 +204,7 @@ def test_a_gpu_is_served_by_flex_where_it_can(
     config = make_small(attention_dropout=dropout)
     memory = AttentionMemory(config, make_documents(LENGTHS), torch.float32, on_gpu=True)
     assert config.model.head_size == 16
-    assert memory.backend(16) == ("flex" if has_triton and not dropout else "blocked")
+    assert memory.backend(Pattern(16)) == ("flex" if has_triton and not dropout else "blocked")
 
 
 def test_flex_keeps_what_no_window_changes(make_small, make_documents, monkeypatch):

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+from longspan.attention import Pattern
 from longspan.cli import app
 from longspan.compose.cells import Cell
 from longspan.config import MaskedLMConfig, QAConfig
@@ -76,7 +77,7 @@ def test_wider_windows_and_deeper_models_cost_more(make_cell, two_gibibytes, mon
     ]  # fmt: skip
     rows, rates = forecast(cells, seconds=0.5)
     assert len(rates) == 1  # one layer of one shape serves all
-    assert set(rates[0].attention) == {2, 8}
+    assert set(rates[0].attention) == {Pattern(2), Pattern(8)}
     for less, more in ((0, 1), (2, 3), (0, 2), (1, 3)):
         assert rows[less].forward.total < rows[more].forward.total
         assert rows[less].memory.total < rows[more].memory.total
@@ -107,29 +108,33 @@ def test_every_task_can_be_calibrated(task, window, autocast, make_cell):
     config = make_cell(**{"model.window": window}).config
     sample = read_sample(replace(config, task=task), 0)
     watch = Stopwatch(0.01, torch.device("cpu"), autocast)
-    rates = calibrate(shape_of(sample.config), sample.task, sample.documents, {window}, 64, watch)
+    rates = calibrate(
+        shape_of(sample.config), sample.task, sample.documents, {Pattern(window)}, 64, watch
+    )
     assert rates.tokens == 64
     assert rates.linear > 0
-    assert rates.attention[window] > 0
+    assert rates.attention[Pattern(window)] > 0
     assert rates.optimizer > 0
 
 
 def test_global_projections_can_be_calibrated(make_cell):
     sample = read_sample(make_cell(**{"model.global_projections": "separate"}).config, 0)
     watch = Stopwatch(0.01, torch.device("cpu"), None)
-    rates = calibrate(shape_of(sample.config), sample.task, sample.documents, {4}, 64, watch)
-    assert rates.attention[4] > 0
+    rates = calibrate(
+        shape_of(sample.config), sample.task, sample.documents, {Pattern(4)}, 64, watch
+    )
+    assert rates.attention[Pattern(4)] > 0
 
 
 def test_a_step_is_the_sum_of_what_was_measured(make_cell):
     config = make_cell(**{"model.num_layers": 4, "model.window": 4}).config
     sample = read_sample(config, 0)
     rates = Rates(
-        linear=1e9, attention={4: 2e-9}, plan={4: 1e-6}, rest=1e-6, ends=2e-6, optimizer=1e-9,
+        linear=1e9, attention={Pattern(4): 2e-9}, plan={Pattern(4): 1e-6}, rest=1e-6, ends=2e-6, optimizer=1e-9,
         overhead=0.5, tokens=64,
     )  # fmt: skip
     seconds = rates.step_seconds(sample.config, sample.documents, 64, trained=1000)
-    pairs = 2 * sample.documents.mean_pairs(4)  # two documents of 32
+    pairs = 2 * sample.documents.mean_pairs(Pattern(4))  # two documents of 32
     assert seconds["attention"] == pytest.approx(3 * 2e-9 * pairs + 64e-6)
     # the last layer: keys of all tokens, and the first row's other projections and MLP
     blocks, keys, row = 3 * 2 * 64 * 16 * 6 * 16, 2 * 64 * 16 * 16, 2 * 16 * (3 + 2) * 16

@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from longspan.attention import native
-from longspan.model.chunked import encode_in_chunks, together
+from longspan.config import PatternConfig
+from longspan.model.chunked import encode_in_chunks, reads_in_chunks, together
 
 # an encoder that differs in everything that a chunk has to get right
 SHAPES = {
@@ -59,6 +60,36 @@ def test_chunks_change_nothing(
     encoder = make_encoder(window=schedule, **shape)
     batch = make_batch(lengths, sorted(positions))
     close(encode_in_chunks(encoder, batch, chunk_tokens), encoder(batch))
+
+
+@torch.no_grad()
+@settings(max_examples=20)
+@given(
+    schedule=st.tuples(windows, windows, windows),
+    lengths=lengths,
+    positions=positions,
+    chunk_tokens=chunks,
+    causal=st.booleans(),
+    sinks=st.integers(0, 9),
+)
+def test_chunks_change_nothing_of_sinks_and_causal_windows(
+    make_encoder, make_batch, schedule, lengths, positions, chunk_tokens, causal, sinks
+):
+    encoder = make_encoder(window=schedule, pattern=PatternConfig(causal=causal, sinks=sinks))
+    batch = make_batch(lengths, () if causal else sorted(positions))
+    close(encode_in_chunks(encoder, batch, chunk_tokens), encoder(batch))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "fields",
+    [{"dilation": 2}, {"block": 4, "random_blocks": 1, "global_edges": 1}, {"stride": 5}],
+    ids=str,
+)
+def test_patterns_that_no_chunk_can_hold_are_read_at_once(make_encoder, make_batch, fields):
+    encoder, batch = make_encoder(pattern=PatternConfig(**fields)), make_batch([90, 40])
+    assert not any(map(reads_in_chunks, encoder.patterns))
+    close(encode_in_chunks(encoder, batch, 16), encoder(batch))
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from longspan.batch import pack
-from longspan.config import ModelConfig
+from longspan.config import ModelConfig, PatternConfig
 from longspan.model.encoder import initialise
 
 VARIANTS = {
@@ -31,6 +31,8 @@ VARIANTS = {
     "window-list": {"window": (0, 2, None)},
     "full": {"window": None},
     "full-every": {"full_attention_every": 2, "rope_theta_full": 1000.0},
+    "dilated": {"pattern": PatternConfig(sinks=1, dilation=((2, 1), 1, 3))},
+    "blocks": {"pattern": PatternConfig(block=4, random_blocks=1, summaries=1, stride=(0, 5, 0))},
     "small-init": {"initializer_range": 0.02},
     "dropout": {"hidden_dropout": 0.5, "attention_dropout": 0.5},  # off in evaluation
     "checkpointing": {"gradient_checkpointing": True},

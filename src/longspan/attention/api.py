@@ -59,10 +59,50 @@ def attend(
     tensors = (q_THE, k_TKE, v_TKE, *(global_qkv or ()))
     chosen = _choose(backend, tensors, plan, dropout_p)
     factor = q_THE.shape[-1] ** -0.5 if scale is None else scale
+    if plan.pattern.differs_by_head:
+        return _head_by_head(chosen, tensors, plan, dropout_p, factor)
+    return _serve(chosen, q_THE, k_TKE, v_TKE, plan, global_qkv, dropout_p, factor)
+
+
+def _head_by_head(
+    chosen: Backend,
+    tensors: tuple[Tensor, ...],
+    plan: AttentionPlan,
+    dropout_p: float,
+    scale: float,
+) -> Tensor:
+    """A call for every group of heads that have one pattern."""
+    num_heads, num_kv_heads = tensors[0].shape[1], tensors[1].shape[1]
+    groups = plan.by_head(num_heads)
+    shared = num_heads // num_kv_heads
+    if any((heads.stop - heads.start) % shared for heads, _ in groups):  # they part a key's heads
+        tensors, shared = tuple(repeat_heads(x, num_heads) for x in tensors), 1
+    parts = []
+    for heads, own in groups:
+        of_keys = slice(heads.start // shared, heads.stop // shared)
+        chosen_heads = (heads, of_keys, of_keys, heads, of_keys, of_keys)
+        q, k, v, *of_globals = (x[:, h] for x, h in zip(tensors, chosen_heads))
+        global_qkv = (of_globals[0], of_globals[1], of_globals[2]) if of_globals else None
+        parts.append(_serve(chosen, q, k, v, own, global_qkv, dropout_p, scale))
+    return torch.cat(parts, dim=1)
+
+
+def _serve(
+    chosen: Backend,
+    q_THE: Tensor,
+    k_TKE: Tensor,
+    v_TKE: Tensor,
+    plan: AttentionPlan,
+    global_qkv: GlobalProjections | None,
+    dropout_p: float,
+    factor: float,
+) -> Tensor:
+    """By the chosen backend, of a pattern that is the same for all heads."""
     if chosen == "native":
         return native.attention(q_THE, k_TKE, v_TKE, global_qkv, plan, factor)
     if chosen == "flex":
-        q, k, v, *of_globals = (x.to(native.dtype_of(q_THE)) for x in tensors)
+        given = (q_THE, k_TKE, v_TKE, *(global_qkv or ()))
+        q, k, v, *of_globals = (x.to(native.dtype_of(q_THE)) for x in given)
         return flex.attention(q, k, v, of_globals or None, plan, factor)
     serve = _IN_TWO_PARTS[chosen]
     return _in_two_parts(serve, q_THE, k_TKE, v_TKE, plan, global_qkv, dropout_p, factor)

@@ -2,13 +2,15 @@
 
 The batch is cut into blocks of consecutive tokens without regard to document bounds, so that
 short documents cost no padding; the mask of the plan's block table keeps documents apart.
-Where every token sees its whole document there is nothing to cut: one call a document.
+Where every token sees its whole document there is nothing to cut: one call a document. Patterns
+that are more than a window are computed by their key tables, part by part, in one softmax.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from longspan.attention.key_tables import KeyTable
 from longspan.attention.plan import AttentionPlan
 
 
@@ -21,6 +23,8 @@ def local_attention(
             q_THE.split(plan.lengths), k_THE.split(plan.lengths), v_THE.split(plan.lengths)
         )
         return torch.cat([_attention(q, k, v, dropout_p, scale) for q, k, v in documents])
+    if not plan.pattern.is_plain:
+        return _by_tables(q_THE, k_THE, v_THE, plan.key_tables, dropout_p, scale)
     table = plan.block_table
     num_blocks, block_size = table.num_blocks, table.block_size
     num_tokens, num_heads, head_size = q_THE.shape
@@ -46,6 +50,43 @@ def global_rows(
         q_GHE.split(plan.num_globals), k_THE.split(plan.lengths), v_THE.split(plan.lengths)
     )
     return torch.cat([_attention(q, k, v, dropout_p, scale) for q, k, v in documents if len(q)])
+
+
+def _by_tables(
+    q_THE: Tensor,
+    k_THE: Tensor,
+    v_THE: Tensor,
+    tables: list[KeyTable],
+    dropout_p: float,
+    scale: float,
+) -> Tensor:
+    """One softmax over the keys of all parts; every token sees one in the first. (T, H, E)."""
+    if len(tables) == 1:
+        (table,) = tables
+        parts = zip((q_THE, k_THE, v_THE), (table.query_index, table.key_index, table.key_index))
+        q, k, v = (_gather(x, index) for x, index in parts)
+        mask = table.mask[:, None]
+        out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout_p, scale=scale)
+        return _back(out, table)
+    wide = torch.float64 if q_THE.dtype == torch.float64 else torch.float32
+    scores = []  # (N, H, B, S) of each part
+    for table in tables:
+        q, k = _gather(q_THE, table.query_index).to(wide), _gather(k_THE, table.key_index).to(wide)
+        scores.append((q @ k.mT * scale).masked_fill(~table.mask[:, None], float("-inf")))
+    maxima = [_back(x.detach().amax(-1, keepdim=True), t) for x, t in zip(scores, tables)]
+    largest = torch.stack(maxima).amax(0)  # (T, H, 1)
+    weighted, total = torch.zeros_like(q_THE, dtype=wide), torch.zeros_like(largest)
+    for x, table in zip(scores, tables):
+        weights = (x - _gather(largest, table.query_index)).exp()
+        total = total + _back(weights.sum(-1, keepdim=True), table)
+        weights = torch.dropout(weights, dropout_p, train=dropout_p > 0)
+        weighted = weighted + _back(weights @ _gather(v_THE, table.key_index).to(wide), table)
+    return (weighted / total).to(q_THE.dtype)
+
+
+def _back(x_NHBE: Tensor, table: KeyTable) -> Tensor:
+    """(N, H, B, E) of a part to (T, H, E)."""
+    return x_NHBE.transpose(1, 2).flatten(0, 1).index_select(0, table.place)
 
 
 def _gather(x_THE: Tensor, index_NS: Tensor) -> Tensor:

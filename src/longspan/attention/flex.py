@@ -6,6 +6,7 @@ On the CPU PyTorch computes its forward only.
 import functools
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from longspan.attention.pattern import Pattern
 from longspan.attention.plan import AttentionPlan
+from longspan.attention.single_rows import fill_globals
 from longspan.attention.sparse_blocks import BLOCK, SparseBlocks
+from longspan.attention.token_rules import rule
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PROGRAMS = 64  # of a process: one for every number and size of heads, dtype, and mode of gradients
@@ -31,6 +34,8 @@ def attention(
     scale: float,
 ) -> Tensor:
     """All rows of the batch, local and global. Returns (T, H, E)."""
+    if not plan.pattern.is_plain:
+        return _by_rule(q_THE, k_TKE, v_TKE, global_qkv, plan, scale)
     blocks = plan.sparse_blocks(global_qkv is not None)
     queries, keys, values = [q_THE], [k_TKE], [v_TKE]
     if len(plan.global_index):
@@ -78,11 +83,65 @@ def refusal(
         return f"it takes heads of {HEAD_SIZES[0]} … {HEAD_SIZES[1]} numbers, not of {head_size}"
     if dropout_p > 0:
         return f"it has no dropout (dropout_p={dropout_p:g}); set it to 0"
-    if pattern != Pattern(pattern.window):
-        return f"it knows windows and global tokens only, not {pattern}"
     if device == "cuda" and importlib.util.find_spec("triton") is None:
         return "its CUDA kernels are compiled by Triton, which is not installed: pip install triton"
     return None
+
+
+def _by_rule(
+    q_THE: Tensor,
+    k_TKE: Tensor,
+    v_TKE: Tensor,
+    global_qkv: Sequence[Tensor] | None,
+    plan: AttentionPlan,
+    scale: float,
+) -> Tensor:
+    """Of a pattern that is no mere window: a program of its own, whatever the lengths."""
+    table, blocks = plan.token_tables
+    padding = (0, 0, 0, 0, 0, len(table) - plan.num_tokens)
+    given = [F.pad(x, padding).transpose(0, 1)[None] for x in (q_THE, k_TKE, v_TKE)]
+    if not torch.is_grad_enabled():
+        given = [x.detach() for x in given]
+    # what decides the program; the blocks of a draw are in the table
+    kind = replace(plan.pattern, random_seed=(0,), random_table=None)
+    out = _run(_compiled_rule(kind, scale), given, table, blocks)
+    out_THE = out[0].transpose(0, 1)[: plan.num_tokens]
+    return fill_globals(out_THE, (q_THE, k_TKE, v_TKE, *(global_qkv or ())), plan.layout, scale)
+
+
+def _run(program: Any, given: Sequence[Tensor], table: Tensor, blocks: Any) -> Tensor:
+    """A compiled program on (1, H, R, E) queries, keys and values of any number of rows.
+
+    Sizes that never change are no variables of the program, and sizes that happen to be equal in
+    the first batch are not the same variable: else a later batch would be compiled anew.
+    """
+    from torch._dynamo import config, mark_static  # takes two seconds
+    from torch.fx.experimental import _config as shapes
+
+    for x in given:
+        mark_static(x, [1, 3])
+    mark_static(table, [1])
+    duck = shapes.patch(use_duck_shape=False)  # pyright: ignore[reportAttributeAccessIssue]
+    with duck, config.patch(recompile_limit=PROGRAMS):
+        return program(*given, table, blocks)
+
+
+@functools.cache
+def _compiled_rule(pattern: Pattern, scale: float) -> Any:
+    """The rule of `token_rules` in a program; for the name of `intervals` see `_compiled`."""
+
+    def call(query: Tensor, key: Tensor, value: Tensor, intervals: Tensor, tables: Any) -> Any:
+        sees_tokens = rule(intervals, pattern)
+
+        def sees(b: Tensor, h: Tensor, row: Tensor, place: Tensor) -> Tensor:
+            return sees_tokens(row, place)
+
+        sizes = (query.shape[2], key.shape[2])
+        mask = BlockMask(sizes, *tables, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=sees)
+        grouped = query.shape[1] != key.shape[1]
+        return flex_attention(query, key, value, block_mask=mask, scale=scale, enable_gqa=grouped)
+
+    return torch.compile(call, dynamic=True, fullgraph=True)
 
 
 def _laid_out(parts: list[Tensor]) -> Tensor:
@@ -105,16 +164,7 @@ def _attend_blocks(
     intervals = F.pad(
         blocks.bounds, (0, 0, 0, query.shape[2] - blocks.num_rows)
     )  # they see nothing
-    from torch._dynamo import config, mark_static  # takes two seconds
-    from torch.fx.experimental import _config as shapes
-
-    # sizes that never change are no variables of the program, and sizes that happen to be equal in
-    # the first batch are not the same variable: else a later batch would be compiled anew
-    for x, sizes in ((query, [1, 3]), (key, [1, 3]), (value, [1, 3]), (intervals, [1])):
-        mark_static(x, sizes)
-    duck = shapes.patch(use_duck_shape=False)  # pyright: ignore[reportAttributeAccessIssue]
-    with duck, config.patch(recompile_limit=PROGRAMS):
-        out = _compiled(scale)(query, key, value, intervals, blocks.tables)
+    out = _run(_compiled(scale), (query, key, value), intervals, blocks.tables)
     return out[0].transpose(0, 1)
 
 

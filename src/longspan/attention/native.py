@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from longspan.attention import native_build, pointwise
+from longspan.attention.kernel_rows import KernelRows
 from longspan.attention.pattern import Pattern
 from longspan.attention.plan import AttentionPlan
+from longspan.attention.single_rows import fill_globals
 
 GlobalProjections = tuple[Tensor, Tensor, Tensor]
 
@@ -27,11 +29,28 @@ def attention(
     _load()
     dtype = dtype_of(q_THE)
     tensors = [x.to(dtype) for x in (q_THE, k_TKE, v_TKE, *(global_qkv or ()))]
+    if not plan.pattern.is_plain:
+        return _of_pattern(tensors, plan, scale)
+    return _kernel(tensors, plan.cu_seqlens, plan.global_index, plan.pattern, scale)
+
+
+def _kernel(
+    tensors: list[Tensor], cu_seqlens: Tensor, global_index: Tensor, pattern: Pattern, scale: float
+) -> Tensor:
+    """Of windows and global tokens."""
     projections = tensors[3:] or (None, None, None)
-    out_THE, _, _ = torch.ops.longspan.attention(
-        *tensors[:3], *projections, plan.cu_seqlens, plan.global_index, plan.pattern.window, scale
-    )
-    return out_THE
+    bounds = (cu_seqlens, global_index, pattern.window, pattern.causal)
+    return torch.ops.longspan.attention(*tensors[:3], *projections, *bounds, scale)[0]
+
+
+def _of_pattern(tensors: list[Tensor], plan: AttentionPlan, scale: float) -> Tensor:
+    """Of causal windows, sinks and dilation: the kernel over rows laid out for it, then the rest."""
+    q_THE, k_TKE, v_TKE = tensors[:3]
+    rows = plan.kernel_rows
+    laid_out = [rows.lay_out(x) for x in (q_THE, k_TKE, v_TKE)]
+    out_THE = rows.back(_kernel(laid_out, rows.cu_seqlens, rows.shared_index, plan.pattern, scale))
+    out_THE = rows.fill_sinks(out_THE, q_THE, k_TKE, v_TKE, scale)
+    return fill_globals(out_THE, tensors, plan.layout, scale)
 
 
 def refusal(dtype: torch.dtype, device: str, pattern: Pattern, dropout_p: float) -> str | None:
@@ -49,8 +68,10 @@ def refusal(dtype: torch.dtype, device: str, pattern: Pattern, dropout_p: float)
         return f"it computes in float32 and bfloat16, not in {str(dtype).removeprefix('torch.')}"
     if dropout_p > 0:
         return f"it has no dropout (dropout_p={dropout_p:g}); set it to 0"
-    if pattern != Pattern(pattern.window):
-        return f"it knows windows and global tokens only, not {pattern}"
+    if not KernelRows.serve(pattern):
+        return (
+            f"it knows windows, causal ones too, sinks, dilation and global tokens, not {pattern}"
+        )
     return unavailable()
 
 
@@ -94,7 +115,7 @@ def _load() -> None:
 
 
 def _save(ctx, inputs, output) -> None:
-    *tensors, cu_seqlens, global_index, ctx.window, ctx.scale = inputs
+    *tensors, cu_seqlens, global_index, ctx.window, ctx.causal, ctx.scale = inputs
     ctx.set_materialize_grads(False)  # of the log-sum-exps, which nobody uses
     ctx.save_for_backward(*tensors, *output, cu_seqlens, global_index)
 
@@ -104,15 +125,15 @@ def _backward(ctx, out_gradient, *_):
     if out_gradient is not None:
         saved = ctx.saved_tensors
         together, *of_globals = torch.ops.longspan.attention_backward(
-            out_gradient, *saved, ctx.window, ctx.scale
+            out_gradient, *saved, ctx.window, ctx.causal, ctx.scale
         )
         num_heads, num_kv_heads = (x.shape[1] for x in saved[:2])
         found = [*together.split([num_heads, num_kv_heads, num_kv_heads], dim=1), *of_globals]
         gradients = [x if needed else None for x, needed in zip(found, ctx.needs_input_grad)]
-    return *gradients, None, None, None, None
+    return *gradients, None, None, None, None, None
 
 
-def _fake(q, k, v, global_q, global_k, global_v, cu_seqlens, global_index, window, scale):
+def _fake(q, k, v, global_q, global_k, global_v, cu_seqlens, global_index, window, causal, scale):
     num_tokens, num_heads, _ = q.shape
     lse = q.new_empty(num_heads, num_tokens, dtype=torch.float32)
     global_lse = q.new_empty(num_heads, len(global_index), dtype=torch.float32)

@@ -1,41 +1,203 @@
 """Who sees whom: the one rule that the oracle and every backend follow."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+RandomTable = tuple[tuple[tuple[int, ...], ...], ...]
 
 
 @dataclass(frozen=True)
 class Pattern:
     """The attention pattern of one layer.
 
-    Within a document, token i sees token j iff i or j is global or |i - j| <= window
-    (Longformer, Beltagy et al. 2020, section 3.1). Documents never see each other.
+    Within a document, whose tokens and blocks are counted from 0, token i sees token j iff
+
+    - i or j is global (Longformer, Beltagy et al. 2020, section 3.1), or
+    - j is *near*: within the window, or
+    - j is seen by all: one of the sinks or of the summaries, or
+    - j is on the stride, or in a block that was drawn for i's block,
+
+    and, where the pattern is causal, j <= i. Each key counts once. Documents never see each other.
 
     Attributes:
-        window: one-sided reach W in tokens, so 2W + 1 keys; None = every token of the document.
+        window: one-sided reach W, so 2W + 1 keys; None = every token. In blocks where `block` is
+            more than 1: i's own block, W on its left and W on its right.
+        causal: nothing on the right is seen. There are no global tokens then: they see both ways.
+        sinks: the first tokens of a document, seen by all, which see no more than others do
+            (StreamingLLM, Xiao et al. 2024, section 3.2).
+        dilation: d, near is j with |i - j| <= W * d and i - j divisible by d; a tuple has one
+            number for each group of heads, of H / len(dilation) heads (Longformer, section 3.1).
+        block: tokens of a block; the last one of a document may be shorter.
+        global_edges: the first and the last so many blocks of a document are global (BigBird-ITC,
+            Zaheer et al. 2020, section 2 and appendix D).
+        random_blocks: drawn for each block and head, of those that it does not see anyway (there).
+        random_seed: whatever decides the draw: a run's seed, then the layer; `by_head` adds the
+            head. So training, evaluation and a loaded model have the same blocks.
+        random_table: blocks by head and block, (H, N, r), instead of a draw.
+        stride: l, token i sees j if i - j is divisible by l (Sparse Transformer "strided", Child
+            et al. 2019, section 4.3, A^(2)); 0 = none.
+        summaries: c, the last c tokens of every block are seen by all ("fixed", there).
     """
 
     window: int | None
+    causal: bool = False
+    sinks: int = 0
+    dilation: int | tuple[int, ...] = 1
+    block: int = 1
+    global_edges: int = 0
+    random_blocks: int = 0
+    random_seed: tuple[int, ...] = (0,)
+    random_table: RandomTable | None = None
+    stride: int = 0
+    summaries: int = 0
 
     def __post_init__(self) -> None:
         if self.window is not None and self.window < 0:
             raise ValueError(f"window={self.window} is negative; use 0 or more, or None for full")
+        for problem in contradictions(**vars(self)):
+            raise ValueError(problem)
 
-    def sees(self, query: Tensor, key: Tensor) -> Tensor:
-        """Whether a local query sees a local key of the same document, by distance alone.
+    @classmethod
+    def of_layers(cls, layers: Iterable[Mapping[str, Any]]) -> tuple["Pattern", ...]:
+        """From the arguments of each layer's pattern (`ModelConfig.layer_patterns`)."""
+        return tuple(cls(**arguments) for arguments in layers)
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether there is nothing but a window."""
+        return self == Pattern(self.window)
+
+    @cached_property
+    def differs_by_head(self) -> bool:
+        has_groups = isinstance(self.dilation, tuple)
+        draws = self.random_blocks > 0 and self.window is not None
+        return has_groups or (draws and (self.random_table is None or len(self.random_table) > 1))
+
+    def __str__(self) -> str:
+        """The fields that say something: `window=64, causal=True`."""
+        plain = vars(Pattern(self.window))
+        said = {name: x for name, x in vars(self).items() if name in plain and x != plain[name]}
+        table = {"random_table": "given"} if said.pop("random_table", None) else {}
+        fields = {"window": self.window} | said | table
+        return ", ".join(f"{name}={value}" for name, value in fields.items())
+
+    def covers(self, length: int) -> bool:
+        """Whether the window alone shows every token of such a document all of it."""
+        if self.causal:
+            return length == 1
+        if self.window is None:
+            return True
+        return self.dilation == 1 and self.window * self.block >= length - 1
+
+    def by_head(self, num_heads: int) -> Iterator[tuple[slice, "Pattern"]]:
+        """Heads that follow each other and have one pattern, with that pattern.
+
+        Raises:
+            ValueError: heads that cannot be divided into the groups of `dilation`, or a table of
+                another number of heads.
+        """
+        if not self.differs_by_head:
+            yield slice(0, num_heads), self
+            return
+        groups = self.dilation if isinstance(self.dilation, tuple) else (self.dilation,)
+        if num_heads % len(groups):
+            raise ValueError(f"dilation={groups} has groups that do not divide {num_heads} heads")
+        if self.random_table is not None and len(self.random_table) not in (1, num_heads):
+            raise ValueError(
+                f"random_table is of {len(self.random_table)} heads, the call of {num_heads}"
+            )
+        size = num_heads // len(groups)
+        draws = self.random_blocks > 0 and self.window is not None
+        step = 1 if draws else size
+        for head in range(0, num_heads, step):
+            yield (
+                slice(head, head + step),
+                replace(
+                    self,
+                    dilation=groups[head // size],
+                    random_seed=(*self.random_seed, head) if draws else self.random_seed,
+                    random_table=self._table_of(head),
+                    random_blocks=self.random_blocks,
+                ),
+            )
+
+    def _table_of(self, head: int) -> RandomTable | None:
+        if self.random_table is None or len(self.random_table) == 1:
+            return self.random_table
+        return (self.random_table[head],)
+
+    # --- one head: what follows is of patterns that do not differ by head -----------------------
+
+    def near(self, query: Tensor, key: Tensor) -> Tensor:
+        """Whether a query has a key within its window, which may lie on its right all the same.
 
         Args:
-            query, key: positions, of shapes that broadcast.
+            query, key: places in one document, of shapes that broadcast.
 
         Returns:
             bool, of the broadcast shape.
         """
+        assert isinstance(self.dilation, int)
         if self.window is None:
             return torch.ones_like(query - key, dtype=torch.bool)
+        if self.block > 1:
+            query, key = query // self.block, key // self.block
+        reach = self.window * self.dilation
         # by comparing, not by subtracting: the matrices that arise hold one byte a pair, not eight
-        return (key >= query - self.window) & (key <= query + self.window)
+        within = (key >= query - reach) & (key <= query + reach)
+        return within if self.dilation == 1 else within & (self._residue(query, key, self.dilation))
+
+    def seen_by_all(self, key: Tensor) -> Tensor:
+        """Whether keys at these places of their document are sinks or summaries."""
+        seen = key < self.sinks
+        return seen | (key % self.block >= self.block - self.summaries) if self.summaries else seen
+
+    def on_stride(self, query: Tensor, key: Tensor) -> Tensor:
+        """Whether a key is a multiple of the stride away."""
+        if not self.stride:
+            return torch.zeros_like(query - key, dtype=torch.bool)
+        return self._residue(query, key, self.stride)
+
+    @staticmethod
+    def _residue(query: Tensor, key: Tensor, divisor: int) -> Tensor:
+        return query % divisor == key % divisor
+
+    def drawn_blocks(self, num_blocks: int) -> list[list[int]]:
+        """The random blocks of every block of a document of so many.
+
+        Raises:
+            ValueError: a document of more blocks than the table has.
+        """
+        if not self.random_blocks or self.window is None:
+            return [[]] * num_blocks
+        if self.random_table is None:
+            return _draw(self, num_blocks)
+        (rows,) = self.random_table
+        if num_blocks > len(rows):
+            raise ValueError(
+                f"random_table has {len(rows)} blocks, a document {num_blocks} of block="
+                f"{self.block}; give a longer table, or random_blocks without one"
+            )
+        return [[block for block in row if block < num_blocks] for row in rows[:num_blocks]]
+
+    def mask(self, length: int) -> Tensor:
+        """(N, N) bool: who sees whom in a document of N tokens without global ones."""
+        place = torch.arange(length)
+        query, key = place[:, None], place[None, :]
+        seen = self.near(query, key) | self.seen_by_all(key) | self.on_stride(query, key)
+        if self.random_blocks and self.window is not None:
+            num_blocks = -(-length // self.block)
+            drawn = torch.zeros(num_blocks, num_blocks, dtype=torch.bool)
+            for row, blocks in enumerate(self.drawn_blocks(num_blocks)):
+                drawn[row, blocks] = True
+            seen |= drawn[query // self.block, key // self.block]
+        return seen & (key <= query) if self.causal else seen
 
     def dense_mask(self, cu_seqlens: Tensor, global_mask: Tensor) -> Tensor:
         """The whole pattern as a matrix; for the oracle and for pictures only.
@@ -47,34 +209,78 @@ class Pattern:
         Returns:
             (T, T) bool, row = query, True where the query sees the key.
         """
-        positions = torch.arange(len(global_mask), device=global_mask.device)  # (T,)
-        document = torch.bucketize(positions, cu_seqlens[1:], right=True)  # (T,)
-        same_document = document[:, None] == document[None, :]
-        local = self.sees(positions[:, None], positions[None, :])
-        return same_document & (local | global_mask[:, None] | global_mask[None, :])
+        is_global = self.with_edges(cu_seqlens, global_mask)
+        seen = torch.block_diag(*(self.mask(n) for n in cu_seqlens.diff().tolist())).bool()
+        same_document = torch.block_diag(*(torch.ones(n, n) for n in cu_seqlens.diff().tolist()))
+        seen = seen.to(global_mask.device)
+        every = is_global[:, None] | is_global[None, :]
+        return seen | (every & same_document.to(global_mask.device).bool())
 
-    def num_pairs(self, cu_seqlens: Tensor, global_mask: Tensor) -> int:
-        """How many (query, key) pairs the pattern holds: True entries of `dense_mask`.
-
-        Counted in O(T) from running sums of the global tokens.
-
-        Args:
-            cu_seqlens: (D+1,) bounds of the documents.
-            global_mask: (T,) bool.
-        """
+    def with_edges(self, cu_seqlens: Tensor, global_mask: Tensor) -> Tensor:
+        """(T,) bool: the given global tokens, and those at the edges of documents."""
+        if not self.global_edges:
+            return global_mask
         start, stop = document_bounds(cu_seqlens)
-        positions = torch.arange(len(global_mask), device=global_mask.device)
-        globals_before = torch.cat(
-            [global_mask.new_zeros(1, dtype=torch.int64), global_mask.cumsum(0)]
-        )  # (T+1,)
-        first, last = start, stop
-        if self.window is not None:
-            first = torch.maximum(start, positions - self.window)
-            last = torch.minimum(stop, positions + self.window + 1)
-        inside = globals_before[last] - globals_before[first]
-        all_globals = globals_before[stop] - globals_before[start]
-        local_rows = (last - first) + all_globals - inside
-        return int(torch.where(global_mask, stop - start, local_rows).sum())
+        place = torch.arange(len(global_mask), device=global_mask.device) - start
+        num_blocks = (stop - start + self.block - 1) // self.block
+        block = place // self.block
+        at_edge = (block < self.global_edges) | (block >= num_blocks - self.global_edges)
+        return global_mask | at_edge
+
+
+def contradictions(
+    *,
+    window: int | None,
+    causal: bool,
+    dilation: int | tuple[int, ...],
+    block: int,
+    global_edges: int,
+    random_blocks: int,
+    random_table: RandomTable | None,
+    summaries: int,
+    **_: object,
+) -> Iterator[str]:
+    """What is wrong with a pattern whose fields say what nobody can mean together."""
+    if causal and global_edges:
+        yield (
+            f"causal=True with global_edges={global_edges}: global tokens see, and are seen, both "
+            "ways; use sinks"
+        )
+    if window is None and dilation != 1:
+        yield f"dilation={dilation} with window=None: full attention has no gaps; set dilation to 1"
+    if block > 1 and dilation != 1:
+        yield f"dilation={dilation} with block={block}: blocks have no gaps; set one of them to 1"
+    if summaries > block or (summaries and block == 1):
+        yield f"summaries={summaries} are the last tokens of a block; block={block} must be larger"
+    if random_table is not None and not random_blocks:
+        yield "random_table is given with random_blocks=0; say how many there are in a row"
+
+
+@lru_cache(maxsize=4096)
+def _draw(pattern: Pattern, num_blocks: int) -> list[list[int]]:
+    """A row of `random_blocks` blocks for every block, without repetition.
+
+    Of those that are not within the window or at a global edge; to the left where the pattern is
+    causal. Where there are fewer, all of them.
+    """
+    assert pattern.window is not None
+    # its stream is frozen, unlike that of numpy's newer generators (NEP 19)
+    random = np.random.RandomState([*pattern.random_seed, num_blocks])
+    block, edges = np.arange(num_blocks), pattern.global_edges
+    inner = (block >= edges) & (block < num_blocks - edges)
+    reach = pattern.window if pattern.block > 1 else pattern.window * _as_int(pattern.dilation)
+    rows: list[list[int]] = []
+    for row in range(num_blocks):
+        far = inner & (abs(block - row) > reach)
+        if pattern.causal:
+            far &= block < row
+        rows.append(sorted(random.permutation(block[far])[: pattern.random_blocks].tolist()))
+    return rows
+
+
+def _as_int(dilation: int | tuple[int, ...]) -> int:
+    assert isinstance(dilation, int), "of one head"
+    return dilation
 
 
 def document_bounds(cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from longspan.attention.kernel_rows import KernelRows
+from longspan.attention.key_tables import KeyTable, Layout
 from longspan.attention.pattern import Pattern, document_bounds
 from longspan.attention.sparse_blocks import SparseBlocks, build_sparse_blocks
+from longspan.attention.token_rules import block_tables, token_table
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,16 @@ class AttentionPlan:
         global_mask: (T,) bool, True for global tokens.
         pattern: who sees whom.
 
+    Attributes:
+        global_mask: the given one, with the tokens that the pattern makes global.
+
     Raises:
-        ValueError: shapes or values that describe no packed batch.
+        ValueError: shapes or values that describe no packed batch, or global tokens in a causal
+            pattern.
     """
 
     def __init__(self, cu_seqlens: Tensor, global_mask: Tensor, pattern: Pattern) -> None:
         self.cu_seqlens = cu_seqlens
-        self.global_mask = global_mask
         self.pattern = pattern
         bounds: list[int] = cu_seqlens.tolist()
         if len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != len(global_mask):
@@ -65,10 +71,17 @@ class AttentionPlan:
         self.lengths = [stop - start for start, stop in pairwise(bounds)]
         if min(self.lengths) < 1:
             raise ValueError("cu_seqlens names a document without tokens; every one needs >= 1")
-        self.global_index = global_mask.nonzero().squeeze(1)  # (G,)
+        self.global_mask = pattern.with_edges(cu_seqlens, global_mask)
+        self.global_index = self.global_mask.nonzero().squeeze(1)  # (G,)
+        if pattern.causal and len(self.global_index):
+            raise ValueError(
+                f"{len(self.global_index)} global tokens see, and are seen, both ways, which a "
+                "causal pattern does not allow; use sinks"
+            )
         self.num_globals = self.counts(self.global_index)
         self._biases: dict[torch.dtype, Tensor] = {}
         self._sparse_blocks: dict[bool, SparseBlocks] = {}
+        self._by_head: dict[int, list[tuple[slice, AttentionPlan]]] = {}
 
     @property
     def num_tokens(self) -> int:
@@ -81,13 +94,43 @@ class AttentionPlan:
 
     @cached_property
     def num_pairs(self) -> int:
-        """(query, key) pairs that attention computes for this batch, a head."""
-        return self.pattern.num_pairs(self.cu_seqlens, self.global_mask)
+        """(query, key) pairs that attention computes for this batch, a head: the mean of heads.
+
+        Of random blocks those of the first head.
+        """
+        if self.pattern.is_plain:
+            return _pairs_of_window(self)
+        groups = self.pattern.dilation
+        parts = list(self.pattern.by_head(len(groups) if isinstance(groups, tuple) else 1))
+        return sum(_pairs_of_head(self, pattern) for _, pattern in parts) // len(parts)
 
     @cached_property
     def is_full(self) -> bool:
         """Whether every token sees its whole document, so that no window needs cutting."""
-        return self.pattern.window is None or self.pattern.window >= max(self.lengths) - 1
+        return self.pattern.covers(max(self.lengths))
+
+    def by_head(self, num_heads: int) -> list[tuple[slice, "AttentionPlan"]]:
+        """Plans of patterns that are the same for all of their heads."""
+        if num_heads not in self._by_head:
+            self._by_head[num_heads] = [
+                (heads, AttentionPlan(self.cu_seqlens, self.global_mask, pattern))
+                for heads, pattern in self.pattern.by_head(num_heads)
+            ]
+        return self._by_head[num_heads]
+
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout(self.cu_seqlens, self.global_mask, self.pattern)
+
+    @cached_property
+    def kernel_rows(self) -> KernelRows:
+        """As the kernel of `native` reads a pattern that is no mere window."""
+        return KernelRows(self.layout)
+
+    @cached_property
+    def key_tables(self) -> list[KeyTable]:
+        """Of a pattern that is no mere window."""
+        return self.layout.tables()
 
     @cached_property
     def block_table(self) -> BlockTable:
@@ -102,6 +145,12 @@ class AttentionPlan:
             bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
             self._biases[dtype] = bias.masked_fill_(~mask, float("-inf"))
         return self._biases[dtype]
+
+    @cached_property
+    def token_tables(self) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As FlexAttention reads a pattern that is no mere window: for its rule, and its blocks."""
+        table = token_table(self.layout)
+        return table, block_tables(table, self.pattern)
 
     def sparse_blocks(self, separate: bool) -> SparseBlocks:
         """As FlexAttention reads the pattern; `separate`: global rows have keys of their own."""
@@ -141,7 +190,7 @@ def build_block_table(plan: AttentionPlan, block_size: int) -> BlockTable:
     same_document = (key_index[:, None, :] >= start[query][:, :, None]) & (
         key_index[:, None, :] < stop[query][:, :, None]
     )
-    seen = plan.pattern.sees(query[:, :, None], key_index[:, None, :])
+    seen = plan.pattern.near(query[:, :, None], key_index[:, None, :])
     seen |= plan.global_mask[key_index][:, None, :]
     return BlockTable(key_index, used[:, None, :] & same_document & seen)
 
@@ -186,3 +235,43 @@ def _block_size(window: int) -> int:
     (measured on AVX-512 for W = 16 … 512: `benchmarks/attention.py --block-size`).
     """
     return min(max(64, 1 << max(window - 1, 0).bit_length()), 256)
+
+
+PAIRS_AT_ONCE = 2**16  # tokens whose tables are made at once
+
+
+def _pairs_of_window(plan: AttentionPlan) -> int:
+    """In O(T), from running sums of the global tokens."""
+    global_mask, window = plan.global_mask, plan.pattern.window
+    start, stop = document_bounds(plan.cu_seqlens)
+    positions = torch.arange(len(global_mask), device=global_mask.device)
+    zero = global_mask.new_zeros(1, dtype=torch.int64)
+    globals_before = torch.cat([zero, global_mask.cumsum(0)])  # (T+1,)
+    first, last = start, stop
+    if window is not None:
+        first = torch.maximum(start, positions - window)
+        last = torch.minimum(stop, positions + window + 1)
+    inside = globals_before[last] - globals_before[first]
+    all_globals = globals_before[stop] - globals_before[start]
+    local_rows = (last - first) + all_globals - inside
+    return int(torch.where(global_mask, stop - start, local_rows).sum())
+
+
+def _pairs_of_head(plan: AttentionPlan, pattern: Pattern) -> int:
+    """From the tables of some documents at a time, in O(pairs)."""
+    bounds = plan.cu_seqlens.tolist()
+    pairs, first = 0, 0
+    for last in range(1, len(bounds)):
+        if last < len(bounds) - 1 and bounds[last + 1] - bounds[first] <= PAIRS_AT_ONCE:
+            continue
+        inside = slice(bounds[first], bounds[last])
+        is_global = plan.global_mask[inside]
+        cu_seqlens = plan.cu_seqlens[first : last + 1] - bounds[first]
+        start, stop = document_bounds(cu_seqlens)
+        seen = (stop - start) * is_global  # (T,)
+        for table in Layout(cu_seqlens, is_global, pattern).tables():
+            row = table.mask.sum(2).flatten()[table.place]
+            seen = seen + row * ~is_global
+        pairs += int(seen.sum())
+        first = last
+    return pairs

@@ -83,7 +83,7 @@ def build_sparse_blocks(
     no_mask_from, no_mask_to = firsts.amax(2)[..., None], lasts.amin(2)[..., None]
     full = ((no_mask_from <= block) & (block + block_size <= no_mask_to)).any(0)
     masked = touched & ~full
-    tables = [_as_table(x) for x in (masked, full, masked.T.contiguous(), full.T.contiguous())]
+    tables = [as_table(x) for x in (masked, full, masked.T.contiguous(), full.T.contiguous())]
     bounds = torch.stack([first, last], dim=-1).permute(1, 0, 2).reshape(num_rows, 6)
     return SparseBlocks(bounds, num_keys, tuple(x for pair in tables for x in pair))
 
@@ -113,7 +113,7 @@ def key_intervals(
     return firsts.int(), lasts.int()
 
 
-def _as_table(chosen: Tensor) -> tuple[Tensor, Tensor]:
+def as_table(chosen: Tensor) -> tuple[Tensor, Tensor]:
     """How many of each row of (N, M) are chosen, and the columns of all, those first."""
     order = chosen.byte().argsort(dim=1, descending=True, stable=True)
     return chosen.sum(1).int()[None, None], order.int()[None, None]

@@ -6,6 +6,7 @@ the result to a frozen `Config`, and nothing below sees anything else.
 
 from longspan.config.data import DataConfig, GlobalsConfig, NeedleConfig
 from longspan.config.model import ModelConfig, Window
+from longspan.config.pattern import PatternConfig
 from longspan.config.run import Config, EvalConfig, EvalModelConfig
 from longspan.config.sweep import SweepConfig
 from longspan.config.tasks import (
@@ -42,6 +43,7 @@ __all__ = [
     "MultiHopConfig",
     "NeedleConfig",
     "OptimConfig",
+    "PatternConfig",
     "QAConfig",
     "SweepConfig",
     "TaskConfig",

@@ -1,9 +1,10 @@
 """The fields of `model.*`: the encoder."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from longspan.config.checks import above_zero, at_least, probability
+from longspan.config.pattern import PatternConfig
 from longspan.errors import UserError
 
 Window = int | None
@@ -24,6 +25,7 @@ class ModelConfig:
     intermediate_size: int | None = None  # null = 4 * hidden_size
     window: Window | tuple[Window, ...] = 64  # one-sided, in tokens; null = full; list = per layer
     full_attention_every: int = 0  # n: layers 0, n, 2n, … attend to everything; 0 = none does
+    pattern: PatternConfig = field(default_factory=PatternConfig)  # beyond windows: causal, …
     positions: Literal["rotary", "learned", "none"] = "rotary"
     max_positions: int | None = None  # learned positions only; null = data.max_length
     type_vocab_size: int = 0  # token types (BERT's segments); 0 = none
@@ -107,6 +109,13 @@ class ModelConfig:
                     f"model.window={window} is negative; it is the one-sided reach in tokens: "
                     "0 or more, or null for full attention"
                 )
+        growth = self.pattern.window_growth
+        if isinstance(self.window, tuple) and growth != 1:
+            raise UserError(
+                f"model.pattern.window_growth={growth} has no effect where model.window lists every "
+                "layer's; set it to 1"
+            )
+        self.pattern.check_layers(self.windows, self.num_heads)
 
     @property
     def kv_heads(self) -> int:
@@ -138,12 +147,21 @@ class ModelConfig:
         if isinstance(self.window, tuple):
             schedule = list(self.window)
         else:
-            schedule = [self.window] * self.num_layers
+            growth = self.pattern.window_growth
+            schedule = [_grown(self.window, growth**layer) for layer in range(self.num_layers)]
         if self.full_attention_every:
             schedule[:: self.full_attention_every] = [None] * len(
                 schedule[:: self.full_attention_every]
             )
         return tuple(schedule)
+
+    @property
+    def layer_patterns(self) -> tuple[dict[str, Any], ...]:
+        """The arguments of each layer's `attention.Pattern`, bottom first."""
+        return tuple(
+            {"window": window} | self.pattern.of_layer(layer)
+            for layer, window in enumerate(self.windows)
+        )
 
     @property
     def rope_thetas(self) -> tuple[float, ...]:
@@ -152,3 +170,8 @@ class ModelConfig:
             return self.rope_theta
         full = self.rope_theta_full or self.rope_theta
         return tuple(full if window is None else self.rope_theta for window in self.windows)
+
+
+def _grown(window: Window, factor: float) -> Window:
+    """Rounded; a window does not shrink to nothing."""
+    return window and max(1, int(window * factor + 0.5))

@@ -58,6 +58,20 @@ class Config:
             )
         self._check_frozen()
         self._check_question()
+        if self.model.pattern.causal:
+            self._check_causal()
+
+    def _check_causal(self) -> None:
+        if self.globals.is_on:
+            raise UserError(
+                "model.pattern.causal=true has no global tokens, which see and are seen both ways; "
+                "use globals=none, and model.pattern.sinks for keys that all see"
+            )
+        if isinstance(self.task, ClassificationConfig) and self.task.pooling == "cls":
+            raise UserError(
+                "task.pooling=cls reads the first token, which sees nothing but itself where "
+                "model.pattern.causal=true; use task.pooling=mean"
+            )
 
     def _check_frozen(self) -> None:
         frozen, layers, lora = self.optim.freeze_layers, self.model.num_layers, self.optim.lora

@@ -10,7 +10,6 @@ import torch
 
 from longspan.attention import AttentionPlan, Pattern, auto_backend, native
 from longspan.config import Config
-from longspan.config.model import Window
 from longspan.cost.documents import Documents
 from longspan.cost.rows import Rows
 
@@ -25,14 +24,19 @@ class Blocks:
     Attributes:
         keys_per_query: keys gathered, for each query of the batch.
         pairs_per_query: places of the mask, likewise.
+        parts: tables that a row's softmax goes over.
+        masks: different ones of the heads, each with its tables.
     """
 
     keys_per_query: float
     pairs_per_query: float
+    parts: int = 1
+    masks: int = 1
 
     def tables(self, small: int) -> list[float]:
         """Bytes a token of key indices, boolean mask and the bias added to the scores."""
-        return [8 * self.keys_per_query, self.pairs_per_query, small * self.pairs_per_query]
+        sizes = [8 * self.keys_per_query, self.pairs_per_query, small * self.pairs_per_query]
+        return [self.masks * size for size in sizes]
 
 
 @dataclass(frozen=True)
@@ -54,27 +58,32 @@ class AttentionMemory:
     def at(self, tokens: float) -> list[float]:
         """Bytes a token of every tensor in a batch of so many; block tables last."""
         model = self.config.model
-        trained = list(enumerate(model.windows))[self.config.optim.freeze_layers :]
+        trained = list(enumerate(self._patterns))[self.config.optim.freeze_layers :]
         alone = self._rows.read_alone
         layers = [
             self._of_rows_alone()
             if alone and layer == model.num_layers - 1
-            else self._of_layer(window, tokens)
-            for layer, window in trained
+            else self._of_layer(pattern, tokens)
+            for layer, pattern in trained
         ]
         if model.gradient_checkpointing:  # one layer's at a time
             layers = [max(layers, key=sum, default=[])]
         tables = [cut.tables(self._small) for cut in self._cuts.values() if cut is not None]
         return [size for tensors in [*layers, *tables] for size in tensors]
 
-    def backend(self, window: Window) -> str:
+    @cached_property
+    def _patterns(self) -> tuple[Pattern, ...]:
+        return Pattern.of_layers(self.config.model.layer_patterns)
+
+    def backend(self, pattern: Pattern) -> str:
         """Who computes a layer."""
         model = self.config.model
         if model.attention_backend != "auto":
             return model.attention_backend
         device = "cuda" if self.on_gpu else "cpu"
-        pattern, dropout_p = Pattern(window), model.attention_dropout
-        return auto_backend(self.dtype, device, model.head_size, pattern, dropout_p)[0]
+        return auto_backend(self.dtype, device, model.head_size, pattern, model.attention_dropout)[
+            0
+        ]
 
     def _of_rows_alone(self) -> list[float]:
         """Of a last layer that computes the head's rows from hidden states."""
@@ -114,8 +123,8 @@ class AttentionMemory:
             return self._of_absorbed()
         return [float(2 * self._small * self._keys), *self._turned(self._keys)]
 
-    def _of_layer(self, window: Window, tokens: float) -> list[float]:
-        backend = self.backend(window)
+    def _of_layer(self, pattern: Pattern, tokens: float) -> list[float]:
+        backend = self.backend(pattern)
         if backend == "native":
             return [*self._projected(), *self._own(), self._values, self._sums]
         if backend == "flex":  # what it is given, laid out anew, and the output twice
@@ -125,8 +134,9 @@ class AttentionMemory:
             scores = float(FULL * self.config.model.num_heads * tokens)
             return [*self._of_blocks(None), scores, scores, scores]
         if self.config.model.attention_dropout and not self.on_gpu:
-            return self._with_dropout(self._cuts[window])
-        return self._of_blocks(self._cuts[window])
+            return self._with_dropout(self._cuts[pattern])
+        cut = self._cuts[pattern]
+        return self._of_blocks(cut) if cut is None or cut.parts == 1 else self._of_parts(cut)
 
     @property
     def _small(self) -> int:
@@ -186,9 +196,20 @@ class AttentionMemory:
             kept = [*kept, *self._own()] if self._rows.globals_absorbed else self._own()
         return [*gathered, queries, output, output, self._sums, *kept]
 
+    def _of_parts(self, cut: Blocks) -> list[float]:
+        """Of a softmax over several tables, operator by operator and in float32."""
+        width = float(FULL * self._width)
+        weights = FULL * self.config.model.num_heads * cut.pairs_per_query
+        # queries of every part; keys and values; weights; both sides of the division at the end
+        parts = [cut.parts * width, cut.keys_per_query * width, cut.keys_per_query * width, weights]
+        tensors = [*self._repeated(), *parts, width, width / self.config.model.head_size]
+        if self.documents.mean_globals:
+            tensors += [*self._own(), self._values, self._sums]
+        return [*tensors, self._values]
+
     def _with_dropout(self, cut: Blocks | None) -> list[float]:
         """Likewise on a CPU with dropout, where PyTorch computes step by step and in float32."""
-        keys, pairs = 1.0, self.documents.mean_pairs(None) / self.documents.mean_length
+        keys, pairs = 1.0, self.documents.mean_pairs(Pattern(None)) / self.documents.mean_length
         if cut is not None:
             keys, pairs = cut.keys_per_query, cut.pairs_per_query + self.documents.mean_globals
         width = float(FULL * self._width)
@@ -200,19 +221,33 @@ class AttentionMemory:
         return tensors
 
     @cached_property
-    def _cuts(self) -> dict[Window, Blocks | None]:
-        """Of every window that `blocked` computes."""
-        windows = self.config.model.windows
-        windows = set(windows[:-1] if self._rows.read_alone else windows)
-        return {w: self._blocks(w) for w in windows if self.backend(w) == "blocked"}
+    def _cuts(self) -> dict[Pattern, Blocks | None]:
+        """Of every pattern that `blocked` computes."""
+        patterns = set(self._patterns[:-1] if self._rows.read_alone else self._patterns)
+        return {p: self._blocks(p) for p in patterns if self.backend(p) == "blocked"}
 
-    def _blocks(self, window: Window) -> Blocks | None:
+    def _blocks(self, pattern: Pattern) -> Blocks | None:
         """How the backend `blocked` cuts these documents; None where it need not."""
         sample = self.documents.filling(PLANNED_TOKENS)
-        plan = AttentionPlan(*sample.packed(len(sample)), Pattern(window))
+        plan = AttentionPlan(*sample.packed(len(sample)), pattern)
         if plan.is_full:
             return None
+        if not pattern.is_plain:
+            return _mean_of_heads(plan, self.config.model.num_heads)
         table = plan.block_table
         return Blocks(
             table.key_index.numel() / plan.num_tokens, table.mask.numel() / plan.num_tokens
         )
+
+
+def _mean_of_heads(plan: AttentionPlan, num_heads: int) -> Blocks:
+    """Of a pattern that has key tables, perhaps others for each head."""
+    of_heads = list(plan.by_head(num_heads))
+    tables = [own.key_tables for _, own in of_heads]
+    masks, tokens = len(of_heads), plan.num_tokens
+    return Blocks(
+        sum(t.key_index.numel() for part in tables for t in part) / tokens / masks,
+        sum(t.mask.numel() for part in tables for t in part) / tokens / masks,
+        max(map(len, tables)),
+        masks,
+    )

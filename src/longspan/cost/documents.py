@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longspan.attention import Pattern
-from longspan.config import Config, GlobalsConfig, QAConfig
+from longspan.attention import AttentionPlan, Pattern
+from longspan.config import Config, GlobalsConfig, PatternConfig, QAConfig
 
 QUESTION_TOKENS = 16  # assumed of a question where no data is read
 
@@ -39,10 +39,9 @@ class Documents:
     def mean_globals(self) -> float:
         return float(np.mean([len(p) for p in self.positions]))
 
-    def mean_pairs(self, window: int | None) -> float:
-        """(query, key) pairs of a document in a layer of this window, a head."""
-        pairs = Pattern(window).num_pairs(*self.packed(len(self)))
-        return pairs / len(self)
+    def mean_pairs(self, pattern: Pattern) -> float:
+        """(query, key) pairs of a document in a layer of this pattern, a head."""
+        return AttentionPlan(*self.packed(len(self)), pattern).num_pairs / len(self)
 
     def packed(self, count: int) -> tuple[Tensor, Tensor]:
         """`cu_seqlens` (D+1,) and `global_mask` (T,) of the first documents, laid end to end."""
@@ -52,6 +51,18 @@ class Documents:
         for start, chosen in zip(cu_seqlens.tolist(), self.positions, strict=False):
             global_mask[torch.from_numpy(np.asarray(chosen, np.int64)) + start] = True
         return cu_seqlens.to(torch.int32), global_mask
+
+    def with_edges(self, pattern: PatternConfig) -> "Documents":
+        """With the tokens that the pattern makes global by their place."""
+        if not pattern.global_edges:
+            return self
+        edges = pattern.global_edges * pattern.block
+        positions = []
+        for length, chosen in zip(self.lengths, self.positions, strict=True):
+            last = (-(-length // pattern.block) - pattern.global_edges) * pattern.block
+            place = np.arange(length)
+            positions.append(np.union1d(chosen, place[(place < edges) | (place >= last)]))
+        return Documents(self.lengths, positions, self.are_read)
 
     def filling(self, tokens: int) -> "Documents":
         """Whole documents, in turn and over again, of about so many tokens and one at least."""
@@ -88,7 +99,8 @@ def assumed_documents(config: Config) -> Documents:
     if policies.separators:
         chosen.add(length - 1)
     inside = sorted(position for position in chosen if position < length)
-    return Documents([length], [np.array(inside, np.int64)], are_read=False)
+    documents = Documents([length], [np.array(inside, np.int64)], are_read=False)
+    return documents.with_edges(config.model.pattern)
 
 
 def depends_on_text(policies: GlobalsConfig) -> bool:

@@ -6,6 +6,7 @@ operations (their time is memory's). Nothing that a backend computes and masks a
 
 from dataclasses import dataclass
 
+from longspan.attention import Pattern
 from longspan.config import (
     ChoiceConfig,
     ClassificationConfig,
@@ -85,7 +86,7 @@ def mlp_flops(model: ModelConfig, tokens: float) -> float:
 
 
 def attention_flops(model: ModelConfig, pairs: float) -> float:
-    """Of one layer's scores and weighted sum, over (query, key) pairs (`Pattern.num_pairs`)."""
+    """Of one layer's scores and weighted sum, over (query, key) pairs (`AttentionPlan.num_pairs`)."""
     return 2 * 2 * model.num_heads * model.head_size * pairs
 
 
@@ -118,10 +119,11 @@ def document_flops(config: Config, documents: Documents, num_labels: int = 2) ->
         num_labels: of a classification.
     """
     model, tokens = config.model, documents.mean_length
-    pairs = {window: documents.mean_pairs(window) for window in set(model.windows)}
+    patterns = Pattern.of_layers(model.layer_patterns)
+    pairs = {pattern: documents.mean_pairs(pattern) for pattern in set(patterns)}
     layers = [
-        layer_flops(config, documents, pairs[window], is_last=layer == model.num_layers - 1)
-        for layer, window in enumerate(model.windows)
+        layer_flops(config, documents, pairs[pattern], is_last=layer == model.num_layers - 1)
+        for layer, pattern in enumerate(patterns)
     ]
     return Flops(
         projections=sum(layer.projections for layer in layers),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from longspan.attention import Pattern
 from longspan.config import ClassificationConfig, Config, MaskedLMConfig
 from longspan.cost.documents import Documents
 
@@ -34,8 +35,7 @@ class Rows:
             return False
         separate = model.global_projections == "separate"
         name = "global_qkv" if separate else "qkv"
-        window = model.windows[-1]
-        is_full = window is None or window >= max(self.documents.lengths) - 1
+        is_full = Pattern(**model.layer_patterns[-1]).covers(max(self.documents.lengths))
         whole = self._first_are_global or (is_full and not separate)
         return whole and self._absorbed(name, self.documents.mean_length, 1)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from longspan.attention import AttentionPlan, Pattern, attend
-from longspan.config import Config, ModelConfig, Window
+from longspan.config import Config, ModelConfig, PatternConfig
 from longspan.cost.documents import Documents
 from longspan.cost.flops import (
     FORWARD_AND_BACKWARD,
@@ -33,12 +33,12 @@ FEW_TOKENS = 256  # of the first look, which tells how many can be afforded
 
 @dataclass(frozen=True)
 class Rates:
-    """What was measured, for models of one shape, whatever their layers and windows.
+    """What was measured, for models of one shape, whatever their layers and patterns.
 
     Attributes:
         linear: operations a second of the blocks' linear layers, forward and backward.
-        attention: seconds a (query, key) pair that the pattern holds, likewise, by window.
-        plan: seconds a token that the plan of a batch takes, by window.
+        attention: seconds a (query, key) pair that the pattern holds, likewise, by pattern.
+        plan: seconds a token that the plan of a batch takes, by pattern.
         rest: seconds a token of what else is in a block: norms, activations, residuals, rotations.
         ends: seconds a token below and above the blocks: embeddings, head, loss.
         optimizer: seconds a trained parameter of clipping and AdamW.
@@ -47,8 +47,8 @@ class Rates:
     """
 
     linear: float
-    attention: dict[Window, float]
-    plan: dict[Window, float]
+    attention: dict[Pattern, float]
+    plan: dict[Pattern, float]
     rest: float
     ends: float
     optimizer: float
@@ -69,15 +69,16 @@ class Rates:
         model = config.model
         batch = tokens / documents.mean_length  # documents
         flops = FORWARD_AND_BACKWARD * batch * document_flops(config, documents).linear
-        pairs = {window: batch * documents.mean_pairs(window) for window in set(model.windows)}
+        patterns = calibrated(model)
+        pairs = {pattern: batch * documents.mean_pairs(pattern) for pattern in set(patterns)}
         rows = Rows(config, documents)
-        with_windows = model.windows[:-1] if rows.read_alone else model.windows
-        attention = sum(self.attention[window] * pairs[window] for window in with_windows)
+        computed = patterns[:-1] if rows.read_alone else patterns
+        attention = sum(self.attention[pattern] * pairs[pattern] for pattern in computed)
         # a checkpointed block runs forward again, a third of what it does otherwise
         again = 1 + model.gradient_checkpointing / FORWARD_AND_BACKWARD
         return {
             "linear": again * flops / self.linear,
-            "attention": again * attention + tokens * sum(self.plan[window] for window in pairs),
+            "attention": again * attention + tokens * sum(self.plan[p] for p in pairs),
             "rest": again * self.rest * tokens * (model.num_layers - 1 + last_share(rows)),
             "ends": self.ends * tokens,
             "optimizer": self.optimizer * trained / config.trainer.accumulate_grad_batches,
@@ -99,6 +100,7 @@ def shape_of(config: Config) -> Config:
         num_layers=1,
         window=None,
         full_attention_every=0,
+        pattern=PatternConfig(),
         rope_theta=bases[0] if isinstance(bases, tuple) else bases,
         rope_theta_full=None,
         gradient_checkpointing=False,
@@ -110,7 +112,7 @@ def calibrate(
     shape: Config,
     task: Task,
     documents: Documents,
-    windows: Iterable[Window],
+    patterns: Iterable[Pattern],
     tokens: int,
     watch: Stopwatch,
 ) -> Rates:
@@ -120,21 +122,23 @@ def calibrate(
         shape: of `shape_of`.
         task: head and loss.
         documents: that fill the batches.
-        windows: all that the cells use.
+        patterns: all that the cells use (`calibrated`).
         tokens: of the batch that the cells train on; fewer are measured where time is short.
         watch: its share is for each of `measurements`.
     """
-    windows = sorted(set(windows), key=lambda w: (w is None, w or 0))
-    shape = replace(shape, model=replace(shape.model, window=windows[0]))
+    patterns = sorted(set(patterns), key=_simplest_first)
+    base = patterns[0] if patterns[0].is_plain else Pattern(patterns[0].window)
+    shape = replace(shape, model=replace(shape.model, window=base.window))
     probe = Layer(shape, documents.filling(FEW_TOKENS), watch.device)
     watch.once(probe.block)
     affordable = int(watch.share / 4 / watch.once(probe.block) * probe.tokens)
     layer = Layer(shape, documents.filling(min(tokens, max(FEW_TOKENS, affordable))), watch.device)
 
     linear, block = watch.fastest(layer.linear), watch.fastest(layer.block)
-    attention = {window: watch.fastest(layer.attention(window)) for window in windows}
-    fresh = {window: watch.fastest(layer.attention(window, reuse=False)) for window in windows}
-    plan = {window: max(0.0, fresh[window] - attention[window]) for window in windows}
+    measured = list(dict.fromkeys([base, *patterns]))
+    attention = {pattern: watch.fastest(layer.attention(pattern)) for pattern in measured}
+    fresh = {pattern: watch.fastest(layer.attention(pattern, reuse=False)) for pattern in measured}
+    plan = {pattern: max(0.0, fresh[pattern] - attention[pattern]) for pattern in measured}
     module = LongDocumentModule(shape, task)
     short, long = layer.documents.beginnings(8), layer.documents
     seconds = [step_seconds(shape, module, random_batch(shape, task, d)) for d in (short, long)]
@@ -142,22 +146,22 @@ def calibrate(
 
     more_tokens = max(1, sum(long.lengths) - sum(short.lengths))
     a_token = (seconds[1] - seconds[0]) / more_tokens
-    pairs = {window: len(long) * long.mean_pairs(window) for window in windows}
+    pairs = {pattern: len(long) * long.mean_pairs(pattern) for pattern in patterns}
     probed = projection_flops(shape.model, layer.tokens) + mlp_flops(shape.model, layer.tokens)
     a_flop = linear / probed  # seconds, forward and backward
     whole, last = (
-        a_flop * len(long) * layer_flops(shape, long, long.mean_pairs(windows[0]), is_last).linear
+        a_flop * len(long) * layer_flops(shape, long, long.mean_pairs(base), is_last).linear
         for is_last in (False, True)
     )
-    rest = max(0.0, block - whole - attention[windows[0]]) / layer.tokens
+    rest = max(0.0, block - whole - attention[base]) / layer.tokens
     # the one layer of the whole step is the last, which computes what the head reads
     rows = Rows(shape, long)
-    in_block = last + rest * layer.tokens * last_share(rows) + plan[windows[0]]
-    in_block += 0.0 if rows.read_alone else attention[windows[0]]
+    in_block = last + rest * layer.tokens * last_share(rows) + plan[base]
+    in_block += 0.0 if rows.read_alone else attention[base]
     return Rates(
         linear=FORWARD_AND_BACKWARD / a_flop,
-        attention={window: attention[window] / pairs[window] for window in windows},
-        plan={window: plan[window] / layer.tokens for window in windows},
+        attention={pattern: attention[pattern] / pairs[pattern] for pattern in patterns},
+        plan={pattern: plan[pattern] / layer.tokens for pattern in patterns},
         rest=rest,
         ends=max(0.0, a_token - in_block / layer.tokens),
         optimizer=optimizer / sum(p.numel() for p in module.parameters()),
@@ -166,9 +170,24 @@ def calibrate(
     )
 
 
-def measurements(windows: Iterable[Window]) -> int:
+def calibrated(model: ModelConfig) -> tuple[Pattern, ...]:
+    """The pattern of each layer; of random blocks the first layer's draw stands for all."""
+    patterns = Pattern.of_layers(model.layer_patterns)
+    return tuple(
+        replace(p, random_seed=(0,), random_table=p.random_table and patterns[0].random_table)
+        for p in patterns
+    )
+
+
+def _simplest_first(pattern: Pattern) -> tuple[bool, bool, int, str]:
+    window = pattern.window
+    return not pattern.is_plain, window is None, window or 0, str(pattern)
+
+
+def measurements(patterns: Iterable[Pattern]) -> int:
     """How many `calibrate` makes."""
-    return 5 + 2 * len(set(windows))
+    patterns = set(patterns)
+    return 5 + 2 * len(patterns) + 2 * (not any(p.is_plain for p in patterns))
 
 
 class Layer:
@@ -191,7 +210,7 @@ class Layer:
         if shape.model.positions == "rotary":
             position = position_ids(self.cu_seqlens)
             self.rotary = rotary_table(position, shape.model.head_size, shape.model.rope_thetas[0])
-        self.plan = self._plan(shape.model.windows[0])
+        self.plan = self._plan(Pattern(shape.model.windows[0]))
         self.linears = [
             (layer, self._random(layer.in_features))
             for layer in self.module.modules()
@@ -211,9 +230,9 @@ class Layer:
         for layer, x in self.linears:
             backward(layer(x))
 
-    def attention(self, window: Window, reuse: bool = True) -> Callable[[], None]:
-        """Its attention alone, at some window; without `reuse` with a plan of its own each time."""
-        model, plan = self.model, self._plan(window)
+    def attention(self, pattern: Pattern, reuse: bool = True) -> Callable[[], None]:
+        """Its attention alone, of some pattern; without `reuse` with a plan of its own each time."""
+        model, plan = self.model, self._plan(pattern)
         q_THE = self._random(model.num_heads, model.head_size)
         k_TKE, v_TKE = (self._random(model.kv_heads, model.head_size) for _ in range(2))
         of_globals = q_THE.detach()[plan.global_index].requires_grad_()
@@ -224,7 +243,7 @@ class Layer:
                 q,
                 k,
                 v,
-                plan if reuse else self._plan(window),
+                plan if reuse else self._plan(pattern),
                 global_qkv=(of_g, k, v) if self.separate else None,
                 backend=model.attention_backend,
                 dropout_p=model.attention_dropout,
@@ -233,8 +252,8 @@ class Layer:
 
         return call
 
-    def _plan(self, window: Window) -> AttentionPlan:
-        return AttentionPlan(self.cu_seqlens, self.global_mask, Pattern(window))
+    def _plan(self, pattern: Pattern) -> AttentionPlan:
+        return AttentionPlan(self.cu_seqlens, self.global_mask, pattern)
 
     def _cast(self, x: Tensor) -> Tensor:
         """As a linear layer would have given it."""

@@ -10,6 +10,7 @@ from longspan.batch import Feature
 from longspan.compose.cells import Cell
 from longspan.config import Config, ModelConfig, QAConfig, Window
 from longspan.cost.documents import Documents
+from longspan.errors import UserError
 from longspan.forecast.sample import Sample, read_samples
 from longspan.reach.gradient import influencing_by_gradient
 from longspan.reach.rule import connects, influencing, summed_windows
@@ -104,6 +105,11 @@ def measure_reach(cells: Sequence[Cell], count: int | None = None) -> list[Conne
 
 
 def _connected(name: str, config: Config, sample: Sample) -> Connected:
+    if not config.model.pattern.is_plain:
+        raise UserError(
+            f"longspan reach knows windows and global tokens, not {config.model.pattern.said()}; "
+            "docs/patterns.md says how far each pattern reaches"
+        )
     windows, documents = config.model.windows, sample.documents
     rows = list(zip(documents.lengths, documents.positions, strict=True))
     whole = [connects(windows, p, np.arange(n), np.arange(n)) for n, p in rows]

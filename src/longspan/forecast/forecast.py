@@ -13,7 +13,7 @@ from longspan.cost.machine import resident_bytes
 from longspan.cost.memory import Memory
 from longspan.data.batching import training_batches
 from longspan.errors import UserError
-from longspan.forecast.calibration import Rates, calibrate, measurements, shape_of
+from longspan.forecast.calibration import Rates, calibrate, calibrated, measurements, shape_of
 from longspan.forecast.sample import Sample, read_samples
 from longspan.forecast.steps import Stopwatch, device_of
 from longspan.training.budget import budget_that_fits, count_parameters, training_memory
@@ -171,12 +171,12 @@ def _calibrate(rows: Sequence[tuple[Sample, Forecast]], seconds: float) -> dict[
     rates = {}
     for key, group in groups.items():
         sample, _ = group[0]
-        windows = {window for other, _ in group for window in other.config.model.windows}
-        share = seconds / len(groups) / measurements(windows)
+        patterns = {p for other, _ in group for p in calibrated(other.config.model)}
+        share = seconds / len(groups) / measurements(patterns)
         watch = Stopwatch(share, device_of(sample.config), autocast_dtype(sample.config))
         tokens = round(max(row.batches.mean for _, row in group))
         shape = shape_of(sample.config)
-        rates[key] = calibrate(shape, sample.task, sample.documents, windows, tokens, watch)
+        rates[key] = calibrate(shape, sample.task, sample.documents, patterns, tokens, watch)
     return rates
 
 

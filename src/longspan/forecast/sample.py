@@ -61,7 +61,7 @@ def read_sample(config: Config, count: int | None = None) -> Sample:
     draw = draw_of(prepared.task)
     if draw is not None:  # as every epoch does
         features = features.select(draw(features.labels(), (config.seed, 0)))
-    documents = sample_documents(features, len(features))
+    documents = sample_documents(features, len(features)).with_edges(prepared.config.model.pattern)
     total = round(prepared.train_rows * len(features) / read)
     special_ids = tuple(prepared.tokenizer.all_special_ids)
     return Sample(prepared.config, prepared.task, documents, features, special_ids, total)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from longspan.config import Window
+from longspan.attention import Pattern
 from longspan.cost.documents import Documents
 from longspan.forecast.calibration import Rates
 from longspan.forecast.forecast import Forecast
@@ -98,8 +98,8 @@ def duration(seconds: float) -> str:
 
 def _said(rates: Rates) -> str:
     attention = ", ".join(
-        f"{1e9 * seconds:,.1f} at window {_window(window)}"
-        for window, seconds in rates.attention.items()
+        f"{1e9 * seconds:,.1f} at {_pattern(pattern)}"
+        for pattern, seconds in rates.attention.items()
     )
     return (
         f"measured on {rates.tokens:,} tokens: linear layers {rates.linear / 1e9:,.1f} GFLOP/s; "
@@ -109,5 +109,7 @@ def _said(rates: Rates) -> str:
     )
 
 
-def _window(window: Window) -> str:
-    return "null" if window is None else str(window)
+def _pattern(pattern: Pattern) -> str:
+    if pattern.is_plain:
+        return f"window {'null' if pattern.window is None else pattern.window}"
+    return str(pattern)

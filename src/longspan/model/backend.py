@@ -10,12 +10,12 @@ def training_refusal(model: ModelConfig, dtype: torch.dtype, device: str) -> str
     """Why it cannot, and what would help; None if it can.
 
     Args:
-        model: backend, windows, heads and dropout.
+        model: backend, pattern, heads and dropout.
         dtype: to compute in.
         device: type of it, as "cpu".
     """
-    for window in model.windows:
-        call = (dtype, device, model.head_size, Pattern(window), model.attention_dropout)
+    for pattern in Pattern.of_layers(model.layer_patterns):
+        call = (dtype, device, model.head_size, pattern, model.attention_dropout)
         reason = refusal(model.attention_backend, *call, needs_gradient=True)
         if reason is not None:
             return reason

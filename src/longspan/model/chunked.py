@@ -33,7 +33,8 @@ def encode_in_chunks(encoder: Encoder, batch: PackedBatch, chunk_tokens: int) ->
     Documents of up to `chunk_tokens` go through the encoder as they are, together as far as they
     fit. Chunks of longer ones are no shorter than a layer's window, and hold no fewer tokens than
     the document has global ones: what is read beside a chunk is to cost no more than the chunk.
-    So a layer of full attention is one chunk.
+    So a layer of full attention is one chunk, and a document is one where a pattern's keys cannot
+    be told from a chunk's surroundings (`reads_in_chunks`).
 
     Args:
         encoder: in evaluation mode.
@@ -51,11 +52,16 @@ def encode_in_chunks(encoder: Encoder, batch: PackedBatch, chunk_tokens: int) ->
     for first, last in together(bounds, chunk_tokens):
         documents = documents_of(batch, first, last)
         x = hidden[bounds[first] : bounds[last]]
-        if documents.num_tokens <= chunk_tokens:
+        if documents.num_tokens <= chunk_tokens or not all(map(reads_in_chunks, encoder.patterns)):
             x.copy_(encoder(documents))
         else:
             encode_document(encoder, documents, x, chunk_tokens)
     return hidden
+
+
+def reads_in_chunks(pattern: Pattern) -> bool:
+    """Whether a chunk, the rows around it, sinks and global tokens hold all that it sees."""
+    return pattern == Pattern(pattern.window, pattern.causal, pattern.sinks)
 
 
 def together(bounds: list[int], most: int) -> Iterator[tuple[int, int]]:
@@ -88,11 +94,11 @@ def encode_document(encoder: Encoder, document: PackedBatch, x: Tensor, chunk_to
     for rows, *chunk in zip(*(of_all.split(chunk_tokens) for of_all in (x, *tokens)), strict=True):
         rows.copy_(encoder.embed(*chunk))
     config = encoder.config
-    for block, window, theta in zip(
-        encoder.layers, config.windows, config.rope_thetas, strict=True
+    for block, pattern, theta in zip(
+        encoder.layers, encoder.patterns, config.rope_thetas, strict=True
     ):
         assert isinstance(block, Block)
-        LayerInChunks(encoder, block, window, theta, document.global_mask).run(x, chunk_tokens)
+        LayerInChunks(encoder, block, pattern, theta, document.global_mask).run(x, chunk_tokens)
     for rows in x.split(chunk_tokens):
         rows.copy_(encoder.final_norm(rows))
 
@@ -104,14 +110,14 @@ class LayerInChunks:
     Attributes:
         encoder: whose rotary angles it takes.
         block: of the layer.
-        window: one-sided reach W; None = full.
+        pattern: one that `reads_in_chunks`.
         theta: rotary base.
         global_mask: (L,) bool.
     """
 
     encoder: Encoder
     block: Block
-    window: int | None
+    pattern: Pattern
     theta: float
     global_mask: Tensor
 
@@ -122,17 +128,22 @@ class LayerInChunks:
         global_rows = x[global_index]  # (G, C), as they are below this layer, to its end
         q_GHE, _, _ = attention.project_for_globals(*self._read(global_rows, global_index))
         whole = RunningAttention(q_GHE, attention.num_kv_heads)
+        # all see them, wherever they stand; sinks come first in the document, and in every chunk
+        is_sink = torch.arange(length, device=x.device) < self.pattern.sinks
+        shared_index = (self.global_mask | is_sink).nonzero().squeeze(1)
+        shared_rows = x[shared_index]
 
-        window = length if self.window is None else self.window
-        size = max(chunk_tokens, window, len(global_index))
+        window = length if self.pattern.window is None else self.pattern.window
+        size = max(chunk_tokens, window, len(shared_index))
         kept = x[:0]  # rows before the chunk that its windows reach, as they were
         for start in range(0, length, size):
             stop = min(start + size, length)
-            first, end = start - len(kept), min(stop + window, length)
-            left, right = global_index < first, global_index >= end  # (G,), out of reach
-            rows = torch.cat([global_rows[left], kept, x[start:end], global_rows[right]])
+            ahead = 0 if self.pattern.causal else window
+            first, end = start - len(kept), min(stop + ahead, length)
+            left, right = shared_index < first, shared_index >= end  # out of reach
+            rows = torch.cat([shared_rows[left], kept, x[start:end], shared_rows[right]])
             near = torch.arange(first, end, device=x.device)
-            position = torch.cat([global_index[left], near, global_index[right]])
+            position = torch.cat([shared_index[left], near, shared_index[right]])
             own_start = int(left.sum()) + len(kept)
             own = slice(own_start, own_start + stop - start)
             kept = rows[own.stop - min(window, stop) : own.stop].clone()
@@ -157,7 +168,7 @@ class LayerInChunks:
             _, k, v = attention.project_for_globals(*self._read(rows[own], position[own]))
         whole.see(k, v)
         cu_seqlens = torch.tensor([0, len(rows)], dtype=torch.int32, device=rows.device)
-        plan = AttentionPlan(cu_seqlens, self.global_mask[position], Pattern(self.window))
+        plan = AttentionPlan(cu_seqlens, self.global_mask[position], self.pattern)
         out_NHE = attend(q_NHE, k_NKE, v_NKE, plan, backend=attention.backend)
         return self.block.after_attention(rows[own], attention.out(out_NHE[own].flatten(1)))
 

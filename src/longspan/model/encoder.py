@@ -24,6 +24,7 @@ class Encoder(nn.Module):
         super().__init__()
         assert config.vocab_size is not None, "the tokenizer's size is filled in before this"
         self.config = config
+        self.patterns = Pattern.of_layers(config.layer_patterns)
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = None
         if config.positions == "learned":
@@ -51,16 +52,16 @@ class Encoder(nn.Module):
         """
         position = position_ids(batch.cu_seqlens)  # (T,)
         x = self.embed(batch.input_ids, batch.token_type_ids, position)
-        windows = self.config.windows
+        patterns = self.patterns
         plans = {
-            window: AttentionPlan(batch.cu_seqlens, batch.global_mask, Pattern(window))
-            for window in set(windows)
+            pattern: AttentionPlan(batch.cu_seqlens, batch.global_mask, pattern)
+            for pattern in set(patterns)
         }
         thetas = self.config.rope_thetas
         rotary = {theta: self.rotary(position, theta) for theta in set(thetas)}
-        wanted = [None] * (len(windows) - 1) + [rows]
-        for layer, window, theta, kept in zip(self.layers, windows, thetas, wanted, strict=True):
-            arguments = (x, plans[window], rotary[theta], kept)
+        wanted = [None] * (len(patterns) - 1) + [rows]
+        for layer, pattern, theta, kept in zip(self.layers, patterns, thetas, wanted, strict=True):
+            arguments = (x, plans[pattern], rotary[theta], kept)
             if self.config.gradient_checkpointing and self.training:
                 x = checkpoint(layer, *arguments, use_reentrant=False)
             else:

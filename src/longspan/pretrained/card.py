@@ -85,6 +85,7 @@ def model_card(
         "base model": _public(config.model.pretrained or "none, trained from scratch"),
         "longest document": f"{config.data.max_length} tokens, {config.data.truncate} kept",
         "one-sided window of each layer": ", ".join(windows),
+        **({} if config.model.pattern.is_plain else {"pattern": config.model.pattern.said()}),
         "global tokens": json.dumps({k: v for k, v in vars(config.globals).items() if v}),
     }
     lines = ["---", _header(config, results), "---", "", f"# {config.experiment}/{config.name}"]

@@ -18,6 +18,7 @@ from longspan.pretrained.folder import (
     read_model_type,
     read_weights,
 )
+from longspan.pretrained.layers import kept_layers, select_layers
 
 FAMILIES = {
     family.model_type: family
@@ -67,10 +68,13 @@ def complete_model(model: Mapping[str, Any]) -> dict[str, Any]:
     folder = pretrained_folder(model["pretrained"])
     theirs = family_of(folder).architecture(read_config(folder))
     given = {name: value for name, value in model.items() if value != KEEP}
+    if "pattern" in given:
+        chosen = {name: value for name, value in given["pattern"].items() if value != KEEP}
+        given["pattern"] = theirs.get("pattern", {}) | chosen
     kept = kept_layers(
         theirs["num_layers"], given.get("num_layers"), model.get("keep_layers", "spaced")
     )
-    theirs = _select_layers(theirs, kept)
+    theirs = select_layers(theirs, kept)
     if "window" in given:
         given["window"] = _new_windows(theirs["window"], given["window"])
     decided = {n for n in theirs.keys() & given.keys() if n not in OPEN and given[n] != theirs[n]}
@@ -102,53 +106,8 @@ def complete_config(data: dict[str, Any]) -> dict[str, Any]:
 
 
 # what a user may choose though the model is pretrained
-OPEN = ("window", "num_layers", "max_positions", "hidden_dropout", "attention_dropout",
+OPEN = ("window", "pattern", "num_layers", "max_positions", "hidden_dropout", "attention_dropout",
         "global_projections")  # fmt: skip
-
-
-def kept_layers(
-    total: int, wanted: int | None, keep: str | tuple[int, ...] | list[int]
-) -> tuple[int, ...]:
-    """Which layers of a pretrained model stay.
-
-    Evenly spaced layers include the first and the last, as DistilBERT's initialisation does
-    (Sanh et al. 2019, section 3).
-    """
-    if not isinstance(keep, str):
-        chosen = tuple(sorted(keep))
-        if not chosen or len(set(chosen)) < len(chosen) or not 0 <= chosen[0] <= chosen[-1] < total:
-            raise UserError(
-                f"model.keep_layers={list(keep)} must list different layers of 0 … {total - 1}"
-            )
-        if wanted not in (None, len(chosen)):
-            raise UserError(
-                f"model.num_layers={wanted} contradicts model.keep_layers={list(keep)}; drop one"
-            )
-        return chosen
-    wanted = total if wanted is None else wanted
-    if not 1 <= wanted <= total:
-        raise UserError(
-            f"model.num_layers={wanted}: the pretrained model has {total} layers; choose 1 … {total}"
-        )
-    if keep == "first":
-        return tuple(range(wanted))
-    if keep == "last":
-        return tuple(range(total - wanted, total))
-    if wanted == 1:
-        return (0,)
-    return tuple(round(i * (total - 1) / (wanted - 1)) for i in range(wanted))
-
-
-def _select_layers(architecture: dict[str, Any], kept: tuple[int, ...]) -> dict[str, Any]:
-    """The architecture of the kept layers alone."""
-    chosen = dict(architecture)
-    for name in ("window", "rope_theta"):
-        if isinstance(chosen.get(name), tuple):
-            chosen[name] = tuple(chosen[name][layer] for layer in kept)
-    if not chosen.get("first_norm", True):
-        # the layer without a norm is their layer 0
-        chosen["first_norm"] = kept[0] != 0
-    return chosen | {"num_layers": len(kept)}
 
 
 def _new_windows(theirs: Any, wanted: Any) -> Any:
@@ -273,7 +232,7 @@ def _log_changes(
     log.info("pretrained: %s, %d of %d layers", folder, len(kept), theirs["num_layers"])
     if len(kept) < theirs["num_layers"]:
         log.info("layers kept: %s", ", ".join(map(str, kept)))
-    windows = _select_layers(dict(theirs), kept)["window"]
+    windows = select_layers(dict(theirs), kept)["window"]
     before = windows if isinstance(windows, tuple) else (windows,) * len(kept)
     if before != config.windows:
         log.info("window: %s → %s", _say_windows(before), _say_windows(config.windows))

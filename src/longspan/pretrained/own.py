@@ -17,6 +17,7 @@ def architecture(config: Any) -> dict[str, Any]:
     fields = {name: x for name, x in asdict(model).items() if name not in OF_THE_RUN}
     if model.positions == "rotary":
         fields |= {"rope_theta": model.rope_thetas, "rope_theta_full": None}
+    fields["pattern"] |= {"window_growth": 1.0}  # it is in the windows
     is_dense = all(window is None for window in model.windows)
     return fields | {"window": None if is_dense else model.windows, "full_attention_every": 0}
 

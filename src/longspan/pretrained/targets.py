@@ -87,7 +87,7 @@ def _bert_shape(config: Config, activation: str = "tanh") -> list[str]:
 
 def _heads(config: Config, pooling: str | None, activation: str, norm: bool) -> list[str]:
     model = config.model
-    obstacles = []
+    obstacles = [] if model.pattern.is_plain else [model.pattern.said()]
     if model.kv_heads != model.num_heads:
         obstacles.append(f"model.num_kv_heads={model.num_kv_heads}")
     if model.head_size * model.num_heads != model.hidden_size:

@@ -66,6 +66,7 @@ def small(model: ModelConfig) -> ModelConfig:
         intermediate_size=SIZE,
         window=model.windows,
         full_attention_every=0,
+        pattern=replace(model.pattern, window_growth=1.0),
         positions="none",
         rope_theta=10_000.0,
         rope_theta_full=None,

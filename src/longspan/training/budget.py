@@ -117,7 +117,8 @@ def documents_of(prepared: Prepared) -> Documents:
     """Training documents, evenly spaced over the split; assumed ones where it is a stream."""
     if prepared.stream is not None:
         return assumed_documents(prepared.config)
-    return sample_documents(prepared.splits["train"])
+    documents = sample_documents(prepared.splits["train"])
+    return documents.with_edges(prepared.config.model.pattern)
 
 
 def sample_documents(features: FeatureSet, count: int = LOOKED_AT) -> Documents:

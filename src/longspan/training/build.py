@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -223,10 +222,10 @@ def _facts(config: Config, splits: dict[str, FeatureSet]) -> dict[str, Any]:
     if sample is None:  # a stream with nothing held out: nothing is known before it is read
         return facts
     positions = sample.global_positions(GLOBALS_SAMPLE)
-    windows: Sequence[int | None] = config.model.windows
-    cost = globals_cost(sample.lengths[: len(positions)], positions, windows)
+    lengths = sample.lengths[: len(positions)]
+    cost = globals_cost(lengths, positions, config.model.layer_patterns)
     log.info("%s", cost)
-    warn_if_many(cost, windows)
+    warn_if_many(cost, config.model.windows)
     digests = {name: s.text_digests() for name, s in splits.items()}
     shared = warn_about_shared_texts(digests)
     return facts | {"globals": asdict(cost), "texts_shared_with_train": shared}

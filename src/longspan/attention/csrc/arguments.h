@@ -64,7 +64,7 @@ struct Arguments {
   double work() const {
     double pairs = 0;
     for (const Document& d : all.documents) {
-      const double keys = std::min<int64_t>(d.length, 2 * d.window + 1) + d.num_globals();
+      const double keys = std::min<int64_t>(d.length, d.window + d.ahead + 1) + d.num_globals();
       pairs += keys * d.length + static_cast<double>(d.num_globals()) * d.length;
     }
     return pairs * num_heads * head.padded;
@@ -81,11 +81,11 @@ Arguments<Number> read_arguments(
     const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
     const std::optional<at::Tensor>& global_q, const std::optional<at::Tensor>& global_k,
     const std::optional<at::Tensor>& global_v, const at::Tensor& cu_seqlens,
-    const at::Tensor& global_index, std::optional<int64_t> window, double scale) {
+    const at::Tensor& global_index, std::optional<int64_t> window, bool causal, double scale) {
   using Element = const typename Number::Element;
   Arguments<Number> a{
       cut(cu_seqlens.const_data_ptr<int32_t>(), cu_seqlens.numel() - 1,
-          global_index.const_data_ptr<int64_t>(), global_index.numel(), window, k.size(1),
+          global_index.const_data_ptr<int64_t>(), global_index.numel(), window, causal, k.size(1),
           global_q.has_value()),
       q.size(0),
       q.size(1),

@@ -102,14 +102,14 @@ struct Backward {
         lse + h * a.num_tokens + token, rows);
     Mask mask;
     const int64_t first = std::max<int64_t>(0, query - document.window) / kLanes * kLanes;
-    const int64_t last = std::min(document.length, query + rows + document.window);
+    const int64_t last = std::min(document.length, query + rows + document.ahead);
     for (int64_t key = first; key < last; key += kChunkKeys) {
-      mask_window(mask, query, rows, key, std::min(kChunkKeys, last - key), document.window);
+      mask_window(mask, document, query, rows, key, std::min(kChunkKeys, last - key));
       memory.block.see(mask, near, key - segment.first_key);
     }
     for (int64_t g = 0; document.has_far_keys && g < document.num_globals(); g += kChunkKeys) {
       const int64_t keys = std::min(kChunkKeys, document.num_globals() - g);
-      mask_far(mask, query, rows, document.globals.data() + g, keys, document.window);
+      mask_far(mask, document, query, rows, document.globals.data() + g, keys);
       if (!mask.empty()) memory.block.see(mask, far, g);
     }
     const auto target = dq.rows(h, token);

@@ -96,15 +96,15 @@ struct Forward {
     start_block(a.q.rows(h, document.start + query), rows, memory);
     Mask mask;
     const int64_t first = std::max<int64_t>(0, query - document.window) / kLanes * kLanes;
-    const int64_t last = std::min(document.length, query + rows + document.window);
+    const int64_t last = std::min(document.length, query + rows + document.ahead);
     for (int64_t key = first; key < last; key += kChunkKeys) {
-      mask_window(mask, query, rows, key, std::min(kChunkKeys, last - key), document.window);
+      mask_window(mask, document, query, rows, key, std::min(kChunkKeys, last - key));
       const int64_t offset = key - segment.first_key;
       see(mask, memory.keys, memory.values, offset, segment.num_keys(), memory);
     }
     for (int64_t g = 0; document.has_far_keys && g < document.num_globals(); g += kChunkKeys) {
       const int64_t keys = std::min(kChunkKeys, document.num_globals() - g);
-      mask_far(mask, query, rows, document.globals.data() + g, keys, document.window);
+      mask_far(mask, document, query, rows, document.globals.data() + g, keys);
       const int64_t width = round_up(document.num_globals(), kLanes);
       if (!mask.empty()) see(mask, memory.far_keys, memory.far_values, g, width, memory);
     }

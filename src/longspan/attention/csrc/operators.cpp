@@ -25,13 +25,14 @@ auto with_number(const at::Tensor& q, const Call& call) {
 std::tuple<at::Tensor, at::Tensor, at::Tensor> attention(
     const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const MaybeTensor& global_q,
     const MaybeTensor& global_k, const MaybeTensor& global_v, const at::Tensor& cu_seqlens,
-    const at::Tensor& global_index, std::optional<int64_t> window, double scale) {
+    const at::Tensor& global_index, std::optional<int64_t> window, bool causal,
+    double scale) {
   return with_number(q, [&](auto number) {
     const at::Tensor queries = readable(q), keys = readable(k), values = readable(v);
     const MaybeTensor gq = readable(global_q), gk = readable(global_k), gv = readable(global_v);
     const at::Tensor bounds = cu_seqlens.contiguous(), globals = global_index.contiguous();
     const auto arguments = read_arguments<decltype(number)>(
-        queries, keys, values, gq, gk, gv, bounds, globals, window, scale);
+        queries, keys, values, gq, gk, gv, bounds, globals, window, causal, scale);
     const Outputs outputs = forward(arguments, queries, global_index.numel());
     return std::tuple(outputs.out, outputs.lse, outputs.global_lse);
   });
@@ -42,14 +43,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> attention_backward(
     const MaybeTensor& global_q, const MaybeTensor& global_k, const MaybeTensor& global_v,
     const at::Tensor& out, const at::Tensor& lse, const at::Tensor& global_lse,
     const at::Tensor& cu_seqlens, const at::Tensor& global_index, std::optional<int64_t> window,
-    double scale) {
+    bool causal, double scale) {
   return with_number(q, [&](auto number) {
     const at::Tensor queries = readable(q), keys = readable(k), values = readable(v);
     const MaybeTensor gq = readable(global_q), gk = readable(global_k), gv = readable(global_v);
     const at::Tensor bounds = cu_seqlens.contiguous(), globals = global_index.contiguous();
     const at::Tensor gradient = readable(out_gradient);
     const auto arguments = read_arguments<decltype(number)>(
-        queries, keys, values, gq, gk, gv, bounds, globals, window, scale);
+        queries, keys, values, gq, gk, gv, bounds, globals, window, causal, scale);
     const Gradients g =
         backward(arguments, Saved{gradient, out, lse, global_lse}, global_index.numel());
     return std::tuple(g.qkv, g.global_q, g.global_k, g.global_v);
@@ -72,12 +73,12 @@ at::Tensor drop_numbers(const at::Tensor& x, int64_t seed, int64_t threshold) {
 TORCH_LIBRARY(longspan, library) {
   library.def(
       "attention(Tensor q, Tensor k, Tensor v, Tensor? global_q, Tensor? global_k, "
-      "Tensor? global_v, Tensor cu_seqlens, Tensor global_index, int? window, float scale) -> "
-      "(Tensor out, Tensor lse, Tensor global_lse)");
+      "Tensor? global_v, Tensor cu_seqlens, Tensor global_index, int? window, bool causal, "
+      "float scale) -> (Tensor out, Tensor lse, Tensor global_lse)");
   library.def(
       "attention_backward(Tensor out_gradient, Tensor q, Tensor k, Tensor v, Tensor? global_q, "
       "Tensor? global_k, Tensor? global_v, Tensor out, Tensor lse, Tensor global_lse, "
-      "Tensor cu_seqlens, Tensor global_index, int? window, float scale) -> "
+      "Tensor cu_seqlens, Tensor global_index, int? window, bool causal, float scale) -> "
       "(Tensor qkv, Tensor global_q, Tensor global_k, Tensor global_v)");
   library.def("rotate_(Tensor(a!) x, Tensor cos, Tensor sin, float sign) -> ()");
   library.def("drop(Tensor x, int seed, int threshold) -> Tensor");

@@ -40,11 +40,11 @@ inline void start_mask(Mask& mask, int64_t rows, int64_t keys) {
 
 // Queries from `query` on, keys from `key` on: those within the window.
 inline void mask_window(
-    Mask& mask, int64_t query, int64_t rows, int64_t key, int64_t keys, int64_t window) {
+    Mask& mask, const Document& document, int64_t query, int64_t rows, int64_t key, int64_t keys) {
   start_mask(mask, rows, keys);
   for (int64_t r = 0; r < rows; ++r) {
-    mask.first[r] = std::clamp<int64_t>(query + r - window - key, 0, keys);
-    mask.last[r] = std::clamp<int64_t>(query + r + window + 1 - key, 0, keys);
+    mask.first[r] = std::clamp<int64_t>(query + r - document.window - key, 0, keys);
+    mask.last[r] = std::clamp<int64_t>(query + r + document.ahead + 1 - key, 0, keys);
   }
   for (int64_t t = 0; t < mask.tiles.count; ++t) {
     const int64_t last_row = t * kTileRows + mask.tiles.rows_of(t) - 1;
@@ -57,13 +57,14 @@ inline void mask_window(
 
 // Queries from `query` on, some of the document's global tokens: those outside the window.
 inline void mask_far(
-    Mask& mask, int64_t query, int64_t rows, const int64_t* globals, int64_t keys, int64_t window) {
+    Mask& mask, const Document& document, int64_t query, int64_t rows, const int64_t* globals,
+    int64_t keys) {
   start_mask(mask, rows, keys);
   bool any = false;
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t* end = globals + keys;
-    mask.hole_first[r] = std::lower_bound(globals, end, query + r - window) - globals;
-    mask.hole_last[r] = std::upper_bound(globals, end, query + r + window) - globals;
+    mask.hole_first[r] = std::lower_bound(globals, end, query + r - document.window) - globals;
+    mask.hole_last[r] = std::upper_bound(globals, end, query + r + document.ahead) - globals;
     any |= mask.hole_last[r] - mask.hole_first[r] < keys;
   }
   if (!any) std::fill_n(mask.tiles.last, mask.tiles.count, 0);

@@ -26,7 +26,8 @@ constexpr int64_t kLeastTasks = 8;      // full attention is cut where there are
 // Positions of tokens and keys are relative to the document's first token.
 struct Document {
   int64_t start, length;
-  int64_t window;                // at most the length
+  int64_t window;                // to the left, at most the length
+  int64_t ahead;                 // to the right: the window, or nothing where it is causal
   std::vector<int64_t> globals;  // ascending
   int64_t first_global;          // place of its first global token among those of the batch
   bool has_local_rows;           // some token is not global
@@ -35,10 +36,11 @@ struct Document {
   int64_t num_segments, segment_length;
   int64_t first_part;  // row of the parts of its first segment's first global token
 
-  // The segments whose windows reach a key.
   int64_t reach() const { return has_local_rows ? window : 0; }
+  int64_t reach_ahead() const { return has_local_rows ? ahead : 0; }
+  // The segments whose windows reach a key.
   int64_t first_reaching(int64_t key) const {
-    return std::max<int64_t>(0, key - reach()) / segment_length;
+    return std::max<int64_t>(0, key - reach_ahead()) / segment_length;
   }
   int64_t last_reaching(int64_t key) const {
     return std::min(num_segments - 1, (key + reach()) / segment_length);
@@ -78,7 +80,7 @@ inline int64_t count_segments(const Document& document, int64_t tasks) {
 
 inline Segments cut(
     const int32_t* bounds, int64_t num_documents, const int64_t* globals, int64_t num_globals,
-    std::optional<int64_t> window, int64_t num_kv_heads, bool separate_projections) {
+    std::optional<int64_t> window, bool causal, int64_t num_kv_heads, bool separate_projections) {
   Segments all;
   int64_t place = 0;
   for (int64_t d = 0; d < num_documents; ++d) {
@@ -91,6 +93,7 @@ inline Segments cut(
     }
     const bool full = !window || *window >= document.length - 1;
     document.window = full ? document.length : *window;
+    document.ahead = causal ? 0 : document.window;
     const bool any = document.num_globals() > 0;
     // where all see all, a global row is a local row, unless it has projections of its own
     document.has_global_rows = any && (separate_projections || !full);
@@ -111,7 +114,7 @@ inline Segments cut(
       segment.first = s * document.segment_length;
       segment.last = std::min(document.length, segment.first + document.segment_length);
       segment.first_key = std::max<int64_t>(0, segment.first - document.reach()) / kLanes * kLanes;
-      segment.last_key = std::min(document.length, segment.last + document.reach());
+      segment.last_key = std::min(document.length, segment.last + document.reach_ahead());
       segment.first_sum = all.num_sums;
       all.num_sums += segment.num_keys();
       all.most_keys = std::max(all.most_keys, segment.num_keys());
