@@ -141,6 +141,18 @@ def predict(
         typer.echo(f"{output}: {count} predictions")
 
 
+@app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="run folder, as training printed it")],
+    step: Annotated[int | None, typer.Option(help="a bad step; the last one if not given")] = None,
+) -> None:
+    """Compute a step that was skipped again: where its first number that is not finite comes from."""
+    from longspan.training.replay import replay as replayed  # loads torch
+
+    for line in replayed(run, step):
+        typer.echo(line)
+
+
 class CostKind(StrEnum):
     time = "time"
     memory = "memory"

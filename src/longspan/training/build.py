@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from longspan.config import ClassificationConfig, Config, MaskedLMConfig, TrainerConfig
+from longspan.config.training import OUR_OWN
 from longspan.cost.machine import uses_gpu
 from longspan.data.features import FeatureSet, encode_split
 from longspan.data.rows import check_columns, label_cells, warn_about_shared_texts
@@ -180,6 +181,7 @@ def _trainer(config: Config, **arguments: Any) -> L.Trainer:
     given = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in asdict(config.trainer).items()
+        if name not in OUR_OWN
     }
     given["precision"] = precision(config)
     if config.data.streaming and config.trainer.val_check_interval is None:
