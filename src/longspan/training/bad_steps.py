@@ -67,7 +67,8 @@ class BadSteps(L.Callback):
     ) -> None:
         assert isinstance(pl_module, LongDocumentModule)
         losses = [batch.loss for batch in pl_module.step_batches if batch.loss is not None]
-        measured = torch.stack([torch.stack(losses).sum(), gradient_norm(optimizer)])
+        mean = torch.stack(losses).sum()
+        measured = torch.stack([mean, gradient_norm(optimizer).to(mean)])
         # of all ranks, which must agree: what is not finite on one is so in the sum
         loss, norm = trainer.strategy.reduce(measured, reduce_op="sum").tolist()
         if math.isfinite(loss) and math.isfinite(norm):
