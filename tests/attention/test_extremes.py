@@ -8,15 +8,13 @@ from longspan.attention import running
 LARGE = 1e4
 # lengths of the documents, global tokens, window
 LAYOUTS = {
-    "one token": ([1], [], 0),
-    "one global token": ([1], [0], 1),
-    "documents of one token": ([1] * 9, [2, 3], 1),
-    "documents of one token, full": ([1] * 9, [], None),
+    "one token": ([1], [0], 1),
+    "documents of one token": ([1] * 9, [2, 3], 0),
     "all global": ([5, 130, 1], range(136), 3),
     "window of none": ([70, 3], [0, 70], 0),
     "window of one": ([70, 3], [1], 1),
     "full": ([40, 1], [7], None),
-    "several chunks": ([700], [0, 300], 1),
+    "several chunks": ([300], [0, 150], 1),
 }
 
 
@@ -47,7 +45,12 @@ def large_values(q, k, v):
 
 
 def all_large(q, k, v):
-    """Scores of 1e8: one key takes all."""
+    """Scores of 1e4, each of its own: one key takes all."""
+    return 100 * q, 100 * k, LARGE * v
+
+
+def beyond(q, k, v):
+    """Scores of 1e8: an error of one rounding is several nats by now."""
     return LARGE * q, LARGE * k, LARGE * v
 
 
@@ -56,14 +59,10 @@ def all_zero(q, k, v):
     return q * 0, k * 0, v * 0
 
 
-def tiny(q, k, v):
-    return q * 1e-30, k * 1e-30, v * 1e-30
+NUMBERS = [far_below, far_apart, first_far_below, large_values, all_large, all_zero]
 
 
-NUMBERS = [far_below, far_apart, first_far_below, large_values, all_large, all_zero, tiny]
-
-
-@pytest.mark.parametrize("numbers", NUMBERS, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("numbers", [*NUMBERS, beyond], ids=lambda function: function.__name__)
 @pytest.mark.parametrize("separate", [False, True], ids=["shared", "separate"])
 def test_finite_and_within_the_error_of_the_oracle(
     any_backend_and_dtype, numbers, separate, make_plan, make_qkv, run, assert_agrees
@@ -80,7 +79,9 @@ def test_finite_and_within_the_error_of_the_oracle(
         # a mean of values lies among them
         values = torch.cat([x.flatten() for x in (qkv[2], *(global_qkv or ())[2:])])
         assert found["out"].abs().max() <= values.abs().max() * (1 + 8 * torch.finfo(dtype).eps)
-        assert_agrees(plan, qkv, global_qkv, dtype, backend=backend)
+        if backend != "reference" and numbers is not beyond:
+            recomputes = backend == "blocked"  # in PyTorch's own kernel
+            assert_agrees(plan, qkv, global_qkv, dtype, backend=backend, recomputes=recomputes)
 
 
 @pytest.mark.parametrize("numbers", NUMBERS, ids=lambda function: function.__name__)

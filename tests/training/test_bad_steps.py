@@ -27,6 +27,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",
     "ignore:.*LeafSpec:FutureWarning",  # Lightning's, with torch 2.13
     "ignore:Checkpoint directory .* exists and is not empty",
+    "ignore:You're resuming from a checkpoint that ended before",  # our loader reads on
     # of the loss scaler, which skips a step itself
     "ignore:Detected call of `lr_scheduler.step.*` before `optimizer.step",
 )

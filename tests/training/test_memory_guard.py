@@ -255,7 +255,7 @@ def fail(monkeypatch):
 
 @pytest.mark.parametrize("in_backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("calls", [{0}, {1}, {3}, {1, 2, 3}])
+@pytest.mark.parametrize("calls", [{0}, {1}, {3}, {1, 2}])
 def test_memory_that_runs_out_costs_time_only(
     guard, fail, fit, make_small_config, make_features, in_backward, accumulate, calls
 ):
@@ -280,7 +280,7 @@ def test_it_is_split_down_to_single_documents(guard, fail, fit, make_small_confi
     own.catches = True
     computed = fail(tokens=longest + 1, in_backward=True)
     assert_same(fit(config, batches, [own]), expected)
-    assert set(computed[-8:]) <= {1, 2}
+    assert {8, 1} <= set(computed)
     fail(tokens=longest)
     own = guard(config)
     own.catches = True

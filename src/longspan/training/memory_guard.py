@@ -92,7 +92,9 @@ class MemoryGuard(L.Callback):
             pl_module.log("train/split_batches", float(self.split_batches))
 
     def summed_loss(self, batch: PackedBatch) -> Tensor:
-        """The loss of the last of the module's `step_batches`; where it is computed in parts, a number without a graph.
+        """The loss of the module's last batch (`step_batches`).
+
+        Where it is computed here already, with its gradient, it is a number without a graph.
 
         Raises:
             UserError: not even one of its documents fits.
@@ -203,8 +205,11 @@ class MemoryGuard(L.Callback):
     # --- what fits ------------------------------------------------------------------------------
 
     def _parts_below_limit(self, batch: PackedBatch) -> list[PackedBatch]:
-        """Parts smaller than what ran out of memory before, as far as documents can be parted."""
-        if self._too_large is None or batch.num_tokens < self._too_large:
+        """Parts smaller than what ran out of memory before, as far as documents can be parted.
+
+        What passed at another time is tried again: memory may have been short for a moment.
+        """
+        if self._too_large is None or batch.num_tokens < max(self._too_large, self._passed + 1):
             return [batch]
         halves = self._split(batch)
         if len(halves) == 1:

@@ -73,7 +73,8 @@ def _tensors(one: StepBatch) -> dict[str, Tensor]:
         if all(row is not None for row in rows):
             tensors[name] = torch.from_numpy(np.concatenate(rows))
     tensors |= {"generators.cpu": one.generators.cpu, "generators.cuda": one.generators.cuda}
-    return {name: x.cpu().contiguous() for name, x in tensors.items() if x is not None}
+    # copies: safetensors refuses tensors that share memory
+    return {name: x.cpu().contiguous().clone() for name, x in tensors.items() if x is not None}
 
 
 def _plain(feature: Feature) -> dict[str, Any]:

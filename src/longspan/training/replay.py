@@ -120,15 +120,16 @@ def _forward(module: LongDocumentModule, recorded: StepBatch) -> tuple[Tensor, l
 def _origin(module: LongDocumentModule, recorded: StepBatch) -> Iterator[str]:
     """The operation whose backward pass gave the first NaN, and the line that called it."""
     module.zero_grad()
-    with warnings.catch_warnings(record=True) as said, torch.autograd.detect_anomaly():
+    with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        losses, _ = _forward(module, recorded)
-        try:
-            losses.sum().backward()
-        except RuntimeError as error:
-            if "nan values" not in str(error):
-                raise
-            yield f"first NaN of the backward pass: {error}"
+        with torch.autograd.detect_anomaly():
+            losses, _ = _forward(module, recorded)
+            try:
+                losses.sum().backward()
+            except RuntimeError as error:
+                if "nan values" not in str(error):
+                    raise
+                yield f"first NaN of the backward pass: {error}"
     for warning in said:  # a traceback of the forward pass
         calls = re.findall(
             r'File "[^"]*/(longspan/[^"]+)", line (\d+), in (\S+)', str(warning.message)
