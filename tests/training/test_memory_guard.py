@@ -319,6 +319,19 @@ def test_computing_at_once_and_by_the_guard_are_the_same_bits(
         assert own.split_batches == 0
 
 
+def test_running_out_while_ranks_exchange_gradients_is_said(
+    guard, fail, fit, make_small_config, make_features, monkeypatch
+):
+    """What they have begun cannot be taken back."""
+    config = make_small_config()
+    own = guard(config)
+    own.catches = True
+    monkeypatch.setattr(own, "_may_overlap", lambda batch: True)
+    fail({1}, in_backward=True)
+    with pytest.raises(UserError, match=r"^out of memory at step 1, while ranks exchanged"):
+        fit(config, batches_of(make_features(8)), [own])
+
+
 def test_on_a_cpu_nothing_is_caught(guard, fail, fit, make_small_config, make_features):
     config = make_small_config()
     fail({1})

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec:FutureWarning",  # Lightning's, with torch 2.13
 )
 RANKS, ACCUMULATE, STEPS = 2, 2, 4
-BAD, TIGHT = 2, 1  # steps at which rank 1 has a loss of NaN, and too little memory
+BAD, TIGHT = 2, 0  # steps at which rank 1 has a loss of NaN, and too little memory
 
 
 def rank():
@@ -129,18 +129,18 @@ def test_ranks_agree_what_to_skip_and_wait_for_who_splits(
 
 
 def _give_rank_1_little_memory(monkeypatch, config):
-    needed = bytes_beside(MemoryGuard(config, Documents([4], [np.array([0])])).memory, 4)
+    needed = bytes_beside(MemoryGuard(config, Documents([4], [np.array([0])])).memory, 8)
     available = {0: 2**40, 1: RANKS * int(needed)}  # which the ranks share
     monkeypatch.setattr(memory_guard, "available_bytes", lambda: available[rank()])
 
 
 def _let_memory_run_out_on_rank_1(monkeypatch):
-    """In the backward pass, where some gradients are there, of both batches of a step."""
+    """In the backward pass, where some gradients are there, of what is longer than a document."""
     forward = LongDocumentModule.forward
 
     def failing(self, batch):
         logits = forward(self, batch)
-        if rank() == 1 and self.trainer.global_step == TIGHT and batch.num_documents > 1:
+        if rank() == 1 and self.trainer.global_step == TIGHT and batch.num_tokens > 8:
             hidden = self.encoder(batch)
             hidden.register_hook(_run_out)
             return self.head(hidden, batch)
