@@ -8,8 +8,10 @@ import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from longspan.batch import pack
+from longspan.cli import app
 from longspan.config import LoraConfig
 from longspan.errors import UserError
 from longspan.training import bad_step_files
@@ -247,6 +249,8 @@ def test_replay_names_the_document_and_the_module(run, monkeypatch, tmp_path):
         run(**fields)
     folder = tmp_path / "runs" / "default" / "default"
     text = "\n".join(replay(folder))
+    said = CliRunner().invoke(app, ["replay", str(folder), "--step", str(BAD)])
+    assert (said.exit_code, said.stdout) == (0, f"{text}\n")
     assert f"step {BAD}, epoch 2: the loss was nan" in text
     assert "weights that are not finite: encoder.token_embedding.weight" in text
     assert "first output that is not finite: of encoder.token_embedding (Embedding)" in text

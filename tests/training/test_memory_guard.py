@@ -18,7 +18,8 @@ from longspan.encoding import DocumentEncoder
 from longspan.errors import UserError
 from longspan.tasks.qa import QuestionAnswering
 from longspan.training import memory_guard
-from longspan.training.memory_guard import MemoryGuard, bytes_beside, halves
+from longspan.training.halves import halves
+from longspan.training.memory_guard import MemoryGuard, bytes_beside
 from longspan.training.module import LongDocumentModule
 from longspan.training.run import train
 

@@ -19,8 +19,8 @@ from longspan.cost.documents import Documents
 from longspan.cost.machine import available_bytes, give_back_heap, uses_gpu
 from longspan.cost.memory import TrainingMemory
 from longspan.errors import UserError
-from longspan.tasks.qa_loss import question_of
 from longspan.training.budget import training_memory
+from longspan.training.halves import halves
 from longspan.training.module import LongDocumentModule
 from longspan.training.step_batch import GeneratorState
 
@@ -287,19 +287,3 @@ def bytes_beside(memory: TrainingMemory, tokens: int) -> float:
     """What a batch takes beside weights, gradients and the optimiser's state, by the cost model."""
     found = memory.at(tokens)
     return found.activations + found.attention + found.logits + found.workspace
-
-
-def halves(batch: PackedBatch, whole_documents: bool) -> list[PackedBatch]:
-    """Two parts of like size; the batch alone where it is one document.
-
-    Args:
-        batch: of D documents, or slices of documents.
-        whole_documents: whether slices of one document have a loss together, and stay together.
-    """
-    owner = question_of(batch).tolist() if whole_documents else range(batch.num_documents)
-    bounds = batch.cu_seqlens.tolist()
-    places = [place for place in range(1, len(owner)) if owner[place] != owner[place - 1]]
-    if not places:
-        return [batch]
-    middle = min(places, key=lambda place: abs(2 * bounds[place] - bounds[-1]))
-    return [batch.documents(0, middle), batch.documents(middle, batch.num_documents)]
