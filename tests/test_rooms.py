@@ -66,6 +66,7 @@ ROOMS = {
         "predict_files",
         "pretrained",
         "sweep",
+        "training",
     },
     "forecast": {
         "attention",

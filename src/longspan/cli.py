@@ -128,7 +128,7 @@ def predict(
         raise UserError("predict needs either --document file.txt or --rows file.jsonl")
     if question is not None and document is None:
         raise UserError("--question goes with --document; rows bring questions of their own")
-    from longspan.cost.machine import keep_pages
+    from longspan.cost.heap import keep_pages
     from longspan.predict import load_predictor
     from longspan.predict_files import read_rows, read_text, write_rows
 
@@ -141,6 +141,18 @@ def predict(
     count = write_rows(load_predictor(model).predict_all(given), output)
     if output is not None:
         typer.echo(f"{output}: {count} predictions")
+
+
+@app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="run folder, as training printed it")],
+    step: Annotated[int | None, typer.Option(help="a bad step; the last one if not given")] = None,
+) -> None:
+    """Compute a step that was skipped again: where its first number that is not finite comes from."""
+    from longspan.training.replay import replay as replayed  # loads torch
+
+    for line in replayed(run, step):
+        typer.echo(line)
 
 
 class CostKind(StrEnum):

@@ -11,7 +11,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from longspan.config import ClassificationConfig, Config, MaskedLMConfig, TrainerConfig
-from longspan.cost.machine import keep_pages, uses_gpu
+from longspan.config.training import OUR_OWN
+from longspan.cost.heap import keep_pages
+from longspan.cost.machine import uses_gpu
 from longspan.data.features import FeatureSet, encode_split
 from longspan.data.rows import check_columns, label_cells, warn_about_shared_texts
 from longspan.data.sources import load_splits
@@ -181,6 +183,7 @@ def _trainer(config: Config, **arguments: Any) -> L.Trainer:
     given = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in asdict(config.trainer).items()
+        if name not in OUR_OWN
     }
     given["precision"] = precision(config)
     if config.data.streaming and config.trainer.val_check_interval is None:

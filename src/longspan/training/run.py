@@ -21,7 +21,9 @@ from longspan.errors import UserError
 from longspan.pretrained.load import load_encoder, load_head
 from longspan.training import report
 from longspan.training.adapters import adapt, check_adapters, merged_state
-from longspan.training.budget import fill_in_budget, predicted
+from longspan.training.bad_step_files import BadStepFiles
+from longspan.training.bad_steps import BadSteps
+from longspan.training.budget import documents_of, fill_in_budget, predicted
 from longspan.training.build import (
     Prepared,
     build_trainer,
@@ -31,7 +33,6 @@ from longspan.training.build import (
     prepare,
 )
 from longspan.training.callbacks import (
-    FiniteLoss,
     InterruptionNotice,
     StepLimit,
     Throughput,
@@ -39,6 +40,7 @@ from longspan.training.callbacks import (
     peak_memory_bytes,
 )
 from longspan.training.figures import draw_figures
+from longspan.training.memory_guard import MemoryGuard
 from longspan.training.module import CalibratedTask, LongDocumentModule
 from longspan.training.run_folder import RunFolder, folder_of
 from longspan.training.tracking import MetricsFile, build_loggers
@@ -113,7 +115,12 @@ def _train(
         hparams=to_dict(config),
     )
     throughput = Throughput()
-    callbacks = [throughput, FiniteLoss(), InterruptionNotice(folder.last_checkpoint)]
+    bad_steps = BadSteps(
+        config.trainer.max_bad_steps, BadStepFiles(folder.path, prepared.tokenizer)
+    )
+    memory_guard = MemoryGuard(config, documents_of(prepared))
+    notice = InterruptionNotice(folder.last_checkpoint)
+    callbacks = [throughput, bad_steps, memory_guard, notice]
     if config.trainer.max_steps > 0:
         callbacks.append(StepLimit(config.trainer.max_steps))
     callbacks += _checkpointing(config, folder, task.monitor, "dev" in prepared.splits)
@@ -135,6 +142,8 @@ def _train(
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "packing_efficiency": packing,
+        **bad_steps.facts(),
+        "split_batches": memory_guard.split_batches,
         "data": prepared.facts,
         "predicted": forecast,
     }

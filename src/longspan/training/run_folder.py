@@ -31,6 +31,8 @@ INCIDENTAL = (
     "trainer.enable_model_summary",
     "trainer.log_every_n_steps",
     "trainer.profiler",
+    "trainer.max_bad_steps",  # a run that gave up may go on with more of them
+    "trainer.split_batches",
 )
 
 
