@@ -60,6 +60,7 @@ ROOMS = {
     "cli": {
         "command",
         "compose",
+        "cost",
         "errors",
         "forecast",
         "predict",

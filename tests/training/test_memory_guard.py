@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from longspan.batch import Feature, pack
 from longspan.config import GlobalsConfig, QAConfig
-from longspan.cost import machine
+from longspan.cost import heap, machine
 from longspan.cost.documents import Documents
 from longspan.document import RawDocument
 from longspan.encoding import DocumentEncoder
@@ -377,5 +377,5 @@ def test_available_memory_is_the_least_of_machine_and_control_groups(tmp_path, m
 
 @pytest.mark.skipif(not machine.PROC.joinpath("meminfo").exists(), reason="only Linux says")
 def test_this_machine_has_some_memory_left():
-    machine.give_back_heap()
+    heap.give_back_heap()
     assert 2**20 < machine.available_bytes() <= 2**50
