@@ -193,11 +193,11 @@ def test_the_defaults_are_a_valid_run():
         ({"checkpoint": {"mode": "min"}}, ["checkpoint.monitor", "checkpoint.mode", "both"]),
         ({"checkpoint": {"patience": 0}}, ["checkpoint.patience=0", "1 or more"]),
         ({"checkpoint": {"every_n_steps": 0}}, ["checkpoint.every_n_steps=0", "1 or more"]),
-        ({"name": "a/b"}, ["name='a/b'", "without slashes"]),
-        ({"name": "a\\b"}, ["name='a\\\\b'", "without slashes"]),
-        ({"name": ".."}, ["name='..'", "names a folder"]),
-        ({"name": ""}, ["name=''", "names a folder"]),
-        ({"experiment": "a/b"}, ["experiment='a/b'", "without slashes"]),
+        ({"name": "a/b"}, ["name='a/b'", "a slash", "choose another"]),
+        ({"name": "a\\b"}, ["name='a\\\\b'", "a slash", "choose another"]),
+        ({"name": ".."}, ["name='..'", "ends in a dot"]),
+        ({"name": ""}, ["name=''", "it is empty"]),
+        ({"experiment": "a/b"}, ["experiment='a/b'", "a slash"]),
         (
             {
                 "model": {"positions": "learned", "max_positions": 512},

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from longspan.errors import UserError, was_interrupted
+from longspan.terminal import on_one_line, print_traceback, printable
 from longspan.typed import unknown_key
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
@@ -17,10 +18,13 @@ DETAILS = ("full_key:", "object_type=", "See https://", "Config search path:", "
 
 
 class PlainFormatter(logging.Formatter):
-    """The message alone, with its level where that is a warning or worse."""
+    """The message alone, with its level where that is a warning or worse.
+
+    Messages quote data: what is in them neither controls the terminal nor begins a line.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        message = super().format(record)
+        message = printable(super().format(record)).replace("\n", "\n  ")
         return message if record.levelno < logging.WARNING else f"warning: {message}"
 
 
@@ -98,7 +102,7 @@ def quiet_lightning() -> None:
 
 
 def _fail(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {on_one_line(message)}", file=sys.stderr)
     raise SystemExit(1)
 
 
@@ -154,6 +158,7 @@ def _unknown_field(full_name: str, key: str, siblings: Mapping[Any, Any]) -> str
 
 def set_up_logging() -> None:
     """Our own news in plain lines on stderr; of the libraries, warnings only."""
+    sys.excepthook = print_traceback
     handler = logging.StreamHandler()
     handler.setFormatter(PlainFormatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

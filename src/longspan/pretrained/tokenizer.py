@@ -48,6 +48,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         )
     # documents are cut by data.max_length; the tokenizer's own limit would only print warnings
     tokenizer.model_max_length = 10**9
+    # programs that nothing here runs, under names that would become files of our model folders
+    tokenizer.chat_template = None
     return tokenizer
 
 

@@ -31,6 +31,7 @@ STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "svg.hashsalt": "longspan",  # the same sweep draws the same bytes
+    "text.parse_math": False,  # names of folders and metrics are no formulas
 }
 
 
