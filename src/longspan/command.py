@@ -173,5 +173,7 @@ def set_up_logging() -> None:
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # our records go on counting steps from epoch to epoch
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than")
+    # labels in a script that matplotlib's font lacks are drawn as boxes
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font")
     # Lightning 2.6 calls what torch 2.13 deprecates; nothing a user could do about it
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")

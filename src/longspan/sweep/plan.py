@@ -71,9 +71,10 @@ def read_plan(folder: Path) -> Plan | None:
             from_dict(SweepConfig, {"cell": name}, "sweep")
             if not isinstance(values, dict):
                 return None
+        whole = all(isinstance(field, str) for field in plan.swept)
     except (OSError, ValueError, TypeError, AttributeError):  # UserError is a ValueError
         return None
-    return plan if all(isinstance(field, str) for field in plan.swept) else None
+    return plan if whole else None
 
 
 def cell_name(values: Mapping[str, str]) -> str:

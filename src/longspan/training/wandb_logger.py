@@ -259,7 +259,7 @@ class RemoteRun:
 
 def _name(text: str) -> str:
     """As an id that W&B takes: it reserves : ; , # ? / ' and has room for 128 characters."""
-    name = re.sub(r"[^\w.=-]", "-", text)
+    name = re.sub(r"[^\w.=-]|^\.+", "-", text)
     if len(name) <= 128:
         return name
     return f"{name[:110]}-{sha256(name.encode()).hexdigest()[:16]}"
