@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from longspan.config import Window
 from longspan.cost.documents import Documents
@@ -83,9 +83,9 @@ def memory_table(forecasts: Sequence[Forecast]) -> Table:
     return table
 
 
-def as_cell(name: str) -> str:
-    """The name of a cell as a table's cell: not as Rich's markup, which brackets begin."""
-    return escape(printable(name)) or "–"
+def as_cell(name: str) -> Text:
+    """The name of a cell as a table's cell: brackets and colons are no markup of Rich's."""
+    return Text(printable(name) or "–")
 
 
 def describe(documents: Documents) -> str:

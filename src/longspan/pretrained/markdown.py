@@ -5,7 +5,7 @@ import re
 from longspan.terminal import on_one_line
 
 # what CommonMark, GitHub and the hub give a meaning inside a line
-MARKUP = re.compile(r"[\\`*\[\]|~$@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=\bwww)\.")
+MARKUP = re.compile(r"[\\`*\[\]|~$@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=\bwww)\.")
 
 
 def plain(text: str) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from longspan.terminal import printable
 from longspan.training.module import Task
@@ -108,7 +108,7 @@ def show(summary: dict[str, Any], folder: Path, console: Console | None = None) 
             soft_wrap=True,
         )
     where = printable(f"run folder: {folder}")
-    console.print(where, highlight=False, markup=False, soft_wrap=True)
+    console.print(Text(where), soft_wrap=True)
 
 
 def metric_table(split: str, overall: dict[str, float], rows: list[dict[str, Any]]) -> Table:
@@ -141,9 +141,9 @@ def _shown(measured: dict[str, Any]) -> list[str]:
 
 
 def _table(title: str, first: str, names: list[str]) -> Table:
-    table = Table(title=escape(title))
+    table = Table(title=Text(printable(title)))
     for name in (first, "documents", *names):
-        table.add_column(escape(_in_lines(printable(name))), justify="right")
+        table.add_column(Text(_in_lines(printable(name))), justify="right")
     return table
 
 
