@@ -14,13 +14,15 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 # What the modules of a room may import of longspan. A room is a module or a package.
 ROOMS = {
     "terminal": set(),
+    "caches": set(),
+    "hub": set(),
     "__init__": {"predict", "registration"},
     "registration": {"pretrained"},  # once transformers is loaded
     "errors": set(),
     "document": set(),
     "config": {"errors"},
     "typed": {"errors"},
-    "command": {"errors", "terminal", "typed"},
+    "command": {"caches", "errors", "terminal", "typed"},
     "embedded": {"errors"},
     "batch": set(),
     "attention": set(),
@@ -32,7 +34,7 @@ ROOMS = {
     "compose": {"command", "config", "errors", "pretrained", "training", "typed"},
     "checkpoint": {"config", "errors", "typed"},
     "tasks": {"batch", "config", "document", "encoding", "errors"},
-    "data": {"__init__", "batch", "config", "document", "embedded", "encoding", "errors"},
+    "data": {"__init__", "batch", "config", "document", "embedded", "encoding", "errors", "hub"},
     "pretrained": {
         "batch",
         "checkpoint",
@@ -40,6 +42,7 @@ ROOMS = {
         "embedded",
         "encoding",
         "errors",
+        "hub",
         "model",
         "tasks",
         "terminal",
@@ -141,6 +144,7 @@ STANDARD_ONLY = {
     "command",
     "embedded",
     "terminal",
+    "caches",
 }
 LIBRARIES_OF = {"batch": {"torch", "numpy"}, "attention": {"torch", "numpy"}, "model": {"torch"}}
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from longspan.caches import ensure_caches
 from longspan.errors import UserError, was_interrupted
 from longspan.terminal import on_one_line, print_traceback, printable
 from longspan.typed import unknown_key
@@ -165,6 +166,7 @@ def set_up_logging() -> None:
     # the ranks of a distributed training see the same data: one of them speaks
     first = all(os.environ.get(name, "0") == "0" for name in RANK_VARIABLES)
     logging.getLogger("longspan").setLevel(logging.INFO if first else logging.ERROR)
+    ensure_caches()
     # advice that does not apply: batches are packed in the loader's own process
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # our loader reads on where an interrupted epoch stopped (DocumentData._batches_done)

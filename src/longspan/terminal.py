@@ -47,7 +47,8 @@ def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> s
     for name in SECRETS:
         secret = environment.get(name, "").strip()
         if len(secret) >= SHORTEST_SECRET:
-            text = text.replace(secret, HIDDEN)
+            # an error may quote a header as Python writes it, where the token is no valid one
+            text = text.replace(secret, HIDDEN).replace(repr(secret)[1:-1], HIDDEN)
     return text
 
 
