@@ -9,6 +9,7 @@ import typer
 
 from longspan.command import quiet_lightning, set_up_logging, user_errors
 from longspan.errors import UserError
+from longspan.terminal import on_one_line
 
 if TYPE_CHECKING:
     from longspan.compose.cells import Cell
@@ -176,7 +177,7 @@ def report(
 
     drawn = draw(sweep, None if cost is None else cost.value, ceiling)
     for line in filter(None, [drawn.verdict, drawn.summary, str(drawn.files[-1])]):
-        typer.echo(line)
+        typer.echo(on_one_line(line))  # names and reasons are those of the folder
 
 
 def main() -> int | None:

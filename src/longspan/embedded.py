@@ -14,7 +14,7 @@ def embedded_path(name: str) -> Path:
         UserError: no such folder, with those that exist.
     """
     folder = FOLDER / name.removeprefix("embedded:")
-    if folder.parent != FOLDER or not folder.is_dir():
+    if folder not in FOLDER.glob("*/"):  # `..` is not
         known = ", ".join(f"embedded:{p.name}" for p in sorted(FOLDER.glob("*/"))) or "none here"
         raise UserError(f"{name} does not exist; embedded data: {known}")
     return folder

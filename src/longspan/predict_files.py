@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import track
 
 from longspan.errors import UserError
+from longspan.terminal import printable_json
 
 
 def read_text(file: Path) -> str:
@@ -66,7 +67,7 @@ def write_rows(rows: Iterable[dict[str, Any]], output: Path | None) -> int:
     count = 0
     if output is None:
         for row in rows:
-            print(json.dumps(row, ensure_ascii=False), flush=True)
+            print(printable_json(json.dumps(row, ensure_ascii=False)), flush=True)
             count += 1
         return count
     part = output.with_name(f"{output.name}.part")

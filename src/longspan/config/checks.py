@@ -1,5 +1,6 @@
 """Checks that several fields share."""
 
+import unicodedata
 from typing import Any
 
 from longspan.errors import UserError
@@ -18,3 +19,31 @@ def above_zero(name: str, value: float) -> None:
 def probability(name: str, value: float) -> None:
     if not 0 <= value < 1:
         raise UserError(f"{name}={value} must lie in [0, 1)")
+
+
+# what Windows takes for a device, whatever ending it has; folders travel between machines
+DEVICES = {"con", "prn", "aux", "nul"} | {f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10)}
+NAME_BYTES = 255  # of most file systems
+
+
+def file_name(field: str, value: str) -> None:
+    """Whether a name may be that of a file or folder: one part of a path, the same everywhere."""
+    reason = _what_is_wrong(value)
+    if reason:
+        raise UserError(f"{field}={value!r} names a file or folder, but {reason}; choose another")
+
+
+def _what_is_wrong(name: str) -> str | None:
+    if not name:
+        return "it is empty"
+    if "/" in name or "\\" in name:
+        return "it holds a slash"
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        return "it holds a control character"
+    if name.endswith((".", " ")):
+        return "it ends in a dot or a space"
+    if name.partition(".")[0].rstrip().casefold() in DEVICES:
+        return "Windows takes it for a device"
+    if len(name.encode()) > NAME_BYTES:
+        return f"it has more than {NAME_BYTES} bytes"
+    return None

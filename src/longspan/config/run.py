@@ -1,10 +1,9 @@
 """A whole run, and the evaluation of one."""
 
-import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from longspan.config.checks import at_least
+from longspan.config.checks import at_least, file_name
 from longspan.config.data import DataConfig, GlobalsConfig
 from longspan.config.model import ModelConfig, Window
 from longspan.config.tasks import (
@@ -42,9 +41,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("experiment", "name"):
-            value = getattr(self, name)
-            if not re.fullmatch(r"[^/\\\0]+", value) or value in (".", ".."):
-                raise UserError(f"{name}={value!r} names a folder; use a name without slashes")
+            file_name(name, getattr(self, name))
         if not self.runs_dir:
             raise UserError("runs_dir is empty; name the folder that holds the runs")
         at_least(0, "seed", self.seed)
@@ -181,6 +178,6 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if not self.run:
             raise UserError("run is missing; give the folder of a run: run=runs/…")
-        if self.output is not None and ("/" in self.output or not self.output):
-            raise UserError(f"output={self.output!r} names a file in predictions/; drop the slash")
+        if self.output is not None:
+            file_name("output", self.output)
         at_least(0, "page", self.page)

@@ -4,6 +4,7 @@ Every source ends as one `Dataset` a split with the source's own columns; `rows.
 """
 
 import codecs
+import errno
 import glob
 import logging
 from collections.abc import Iterator
@@ -21,12 +22,15 @@ from longspan.data.splits import cut_missing_splits, split_by_column
 from longspan.data.squad import is_squad, read_squad
 from longspan.embedded import embedded_path
 from longspan.errors import UserError
+from longspan.hub import unreachable
 
 FORMATS = {".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 NEEDLE = "embedded:needle"
 TEXT_SUFFIXES = (".txt", ".md")
 # pandas reads "NA", "None" and "null" as missing, but they are names of classes too
 READ_OPTIONS = {"csv": {"keep_default_na": False, "na_values": [""]}}
+
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 log = logging.getLogger(__name__)
 
@@ -207,12 +211,16 @@ def _cause(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8; convert it, e.g. with iconv -f latin1 -t utf-8"
+    if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
+        return f"its table cannot be kept ({error.strerror}); make room, or set data.cache_dir"
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return reason.rstrip(".") + "; mend the file"
 
 
 def load_hub(config: DataConfig, streaming: bool = False) -> dict[str, Any]:
     wanted = {ours: theirs for ours, theirs in config.splits.items() if theirs is not None}
+    down = unreachable()
+    datasets.config.HF_HUB_OFFLINE |= down is not None
     try:
         return {
             ours: datasets.load_dataset(
@@ -226,7 +234,7 @@ def load_hub(config: DataConfig, streaming: bool = False) -> dict[str, Any]:
             for ours, theirs in wanted.items()
         }
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = down or (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"data.path={config.path} is neither a file nor a folder here, and the hub did not "
             f"give it ({reason}); check the path, data.name, data.revision, data.splits and the "

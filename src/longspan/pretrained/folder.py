@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from longspan.errors import UserError
+from longspan.hub import unreachable
 
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "tf_model.h5")
@@ -35,10 +36,11 @@ def pretrained_folder(name: str) -> Path:
         return _with_config(folder, name)
     if folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise UserError(f"model.pretrained={name} does not exist; give a folder or a hub id")
+    down = unreachable()
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = down or str(error).strip().splitlines()[0]
         raise UserError(
             f"model.pretrained={name} is no folder here, and the hub did not give it ({reason}); "
             "check the name and the network"

@@ -9,6 +9,7 @@ from longspan.config import Config, ModelConfig
 from longspan.embedded import embedded_path
 from longspan.encoding import DocumentEncoder
 from longspan.errors import UserError
+from longspan.hub import unreachable
 from longspan.pretrained.folder import pretrained_folder
 
 
@@ -28,10 +29,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
             raise UserError(f"data.tokenizer={name}: {source} is missing from this checkout")
     elif name.startswith("package:"):
         source = str(pretrained_folder(name))
+    down = None if Path(source).is_dir() else unreachable()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = down or str(error).strip().splitlines()[0]
         raise UserError(
             f"data.tokenizer={name} cannot be loaded ({reason}); give a folder with a "
             "tokenizer.json, or a hub id that can be reached"
@@ -48,6 +50,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         )
     # documents are cut by data.max_length; the tokenizer's own limit would only print warnings
     tokenizer.model_max_length = 10**9
+    # programs that nothing here runs, under names that would become files of our model folders
+    tokenizer.chat_template = None
     return tokenizer
 
 

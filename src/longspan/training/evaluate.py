@@ -95,7 +95,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
 
 
 def _whole_and_here(trainer: TrainerConfig) -> TrainerConfig:
-    """For the whole split, in this process, whatever the training ran on."""
+    """For the whole split, in this process, whatever the training ran on or loaded beside it."""
     return replace(
         trainer,
         accelerator="auto",
@@ -105,6 +105,9 @@ def _whole_and_here(trainer: TrainerConfig) -> TrainerConfig:
         limit_test_batches=None,
         fast_dev_run=False,
         overfit_batches=0.0,
+        plugins=None,
+        profiler=None,
+        model_registry=None,
     )
 
 
@@ -120,7 +123,7 @@ def _name(config: EvalConfig) -> str:
     """
     given, window = _given(config.data), config.model.window
     sources = [given["path"]] if "path" in given else list(given.get("files", {}).values())
-    parts = [config.split, *(f"of-{Path(source).stem}" for source in sources[:1])]
+    parts = [config.split, *(f"of-{folder_name([Path(s).stem])}" for s in sources[:1])]
     if window != "keep":
         parts.append(folder_name(["window=" + json.dumps(window)]))
     return "-".join(parts)

@@ -7,7 +7,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from longspan.terminal import printable
 from longspan.training.module import Task
 
 LENGTH_BOUNDS = (512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072, 262_144, 524_288)
@@ -105,7 +107,8 @@ def show(summary: dict[str, Any], folder: Path, console: Console | None = None) 
             highlight=False,
             soft_wrap=True,
         )
-    console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
+    where = printable(f"run folder: {folder}")
+    console.print(Text(where), soft_wrap=True)
 
 
 def metric_table(split: str, overall: dict[str, float], rows: list[dict[str, Any]]) -> Table:
@@ -138,9 +141,9 @@ def _shown(measured: dict[str, Any]) -> list[str]:
 
 
 def _table(title: str, first: str, names: list[str]) -> Table:
-    table = Table(title=title)
+    table = Table(title=Text(printable(title)))
     for name in (first, "documents", *names):
-        table.add_column(_in_lines(name), justify="right")
+        table.add_column(Text(_in_lines(printable(name))), justify="right")
     return table
 
 

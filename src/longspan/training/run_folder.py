@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from longspan.config import Config
+from longspan.config.checks import DEVICES
 from longspan.errors import UserError
 from longspan.typed import from_dict, to_dict
 
@@ -50,8 +51,14 @@ def run_name(overrides: Iterable[str]) -> str:
 
 
 def folder_name(parts: Iterable[str]) -> str:
-    """Parts of a name joined by commas, without what a file system or a shell would stumble over."""
+    """Parts of a name joined by commas, without what a file system or a shell would stumble over.
+
+    Whatever the parts hold, it is one part of a path that `checks.file_name` takes.
+    """
     name = re.sub(r"[^\w.,=+@-]+", "_", ",".join(parts)) or "default"
+    name = re.sub(r"^[.-]|[.]$", "_", name)  # no `..`, nothing hidden, no option of a command
+    if name.partition(".")[0].casefold() in DEVICES:
+        name = f"_{name}"
     if len(name.encode()) <= 200:
         return name
     start = name.encode()[:150].decode(errors="ignore")  # file systems count bytes
