@@ -29,7 +29,11 @@ def as_config(data: dict[str, Any]) -> Config:
     Raises:
         UserError: unknown field, wrong type, impossible combination, no such model.
     """
-    if data["model"].get("pretrained") is not None:
+    groups = [data.get(name) for name in ("model", "task", "data")]
+    # what is no group, and a name that is no text, are refused below
+    if all(isinstance(group, dict) for group in groups) and isinstance(
+        data["model"].get("pretrained"), str
+    ):
         from longspan.pretrained.load import complete_config  # loads transformers, for seconds
 
         data = complete_config(data)

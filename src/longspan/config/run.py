@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from longspan.config.checks import at_least
+from longspan.config.checks import at_least, at_most
 from longspan.config.data import DataConfig, GlobalsConfig
 from longspan.config.model import ModelConfig, Window
 from longspan.config.tasks import (
@@ -48,6 +48,7 @@ class Config:
         if not self.runs_dir:
             raise UserError("runs_dir is empty; name the folder that holds the runs")
         at_least(0, "seed", self.seed)
+        at_most(2**32 - 1, "seed", self.seed)  # of NumPy's generators, which Lightning seeds
         if self.data.streaming:
             self._check_streaming()
         positions = self.model.max_positions

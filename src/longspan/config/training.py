@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from longspan.config.checks import above_zero, at_least, probability
+from longspan.config.checks import MAX_PROCESSES, above_zero, at_least, at_most, probability
 from longspan.errors import UserError
 
 
@@ -103,6 +103,9 @@ class TrainerConfig:
         for name in ("accumulate_grad_batches", "log_every_n_steps", "num_nodes"):
             at_least(1, f"trainer.{name}", getattr(self, name))
         at_least(0, "trainer.overfit_batches", self.overfit_batches)
+        at_most(MAX_PROCESSES, "trainer.num_nodes", self.num_nodes)
+        if isinstance(self.devices, int):
+            at_most(MAX_PROCESSES, "trainer.devices", self.devices)
         if self.gradient_clip_val is not None:
             at_least(0, "trainer.gradient_clip_val", self.gradient_clip_val)
         if str(self.precision) in ("64", "64-true", "16-true", "bf16-true"):

@@ -24,6 +24,9 @@ from longspan.data.features import FeatureSet
 from longspan.data.streaming import StreamedBatches, TrainingStream
 from longspan.data.task import Draw, ReadingTask
 
+# whose batches are made to count the steps of a training; of more, these are the measure
+EPOCHS_COUNTED = 1000
+
 log = logging.getLogger(__name__)
 
 
@@ -152,7 +155,7 @@ class DocumentData(L.LightningDataModule):
             return trainer.max_steps
         limit = trainer.limit_train_batches
         total = 0
-        for epoch in range(trainer.max_epochs):
+        for epoch in range(min(trainer.max_epochs, EPOCHS_COUNTED)):
             batches = len(self.batches_of_epoch(epoch, world_size)[0])
             if isinstance(limit, float):
                 batches = int(batches * limit)
@@ -164,7 +167,9 @@ class DocumentData(L.LightningDataModule):
             total += -(-batches // trainer.accumulate_grad_batches)
             if 0 <= trainer.max_steps <= total:
                 return trainer.max_steps
-        return total
+        if trainer.max_epochs > EPOCHS_COUNTED:
+            total = total * trainer.max_epochs // EPOCHS_COUNTED
+        return total if trainer.max_steps < 0 else min(total, trainer.max_steps)
 
     def report_packing(self) -> float | None:
         """Log how full the first epoch's batches are, and return it; None for a stream."""

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def pretrained_folder(name: str) -> Path:
     if name.startswith("package:"):
         return _package_folder(name)
     folder = Path(name)
-    if folder.is_dir():
+    if os.path.isdir(name):  # of a name that is too long, Path.is_dir raises
         return _with_config(folder, name)
     if folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise UserError(f"model.pretrained={name} does not exist; give a folder or a hub id")

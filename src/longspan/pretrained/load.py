@@ -18,6 +18,7 @@ from longspan.pretrained.folder import (
     read_model_type,
     read_weights,
 )
+from longspan.typed import typed_fields
 
 FAMILIES = {
     family.model_type: family
@@ -64,9 +65,10 @@ def complete_model(model: Mapping[str, Any]) -> dict[str, Any]:
     """
     if model.get("pretrained") is None:
         return dict(model)
+    given = {name: value for name, value in model.items() if value != KEEP}
+    typed_fields(ModelConfig, given, "model")  # what follows computes with them
     folder = pretrained_folder(model["pretrained"])
     theirs = family_of(folder).architecture(read_config(folder))
-    given = {name: value for name, value in model.items() if value != KEEP}
     kept = kept_layers(
         theirs["num_layers"], given.get("num_layers"), model.get("keep_layers", "spaced")
     )
@@ -92,7 +94,7 @@ def complete_config(data: dict[str, Any]) -> dict[str, Any]:
         return data
     family = family_of(pretrained_folder(name))
     task, rows = data["task"], data["data"]
-    decided = family.head.get(task.get("name", "classification"), {})
+    decided = family.head.get(str(task.get("name", "classification")), {})
     head = {field: value for field, value in decided.items() if task.get(field) is None}
     return data | {
         "model": complete_model(data["model"]),

@@ -155,10 +155,32 @@ def check_trainer(config: Config) -> None:
     Raises:
         UserError: it does not.
     """
+    error = _refusal(config)
+    if error is None:
+        return
+    default = TrainerConfig()
+    changed = {
+        name: value for name, value in vars(config.trainer).items() if value != vars(default)[name]
+    }
+    # the fields without which it would be taken; all where no single one is to blame
+    guilty = [
+        name
+        for name in changed
+        if _refusal(replace(config, trainer=replace(config.trainer, **{name: vars(default)[name]})))
+        is None
+    ]
+    given = ", ".join(f"trainer.{name}={changed[name]}" for name in guilty or changed)
+    reason = " ".join(str(error).split()).rstrip(".")
+    raise UserError(f"{given}: Lightning does not take that ({reason}); change it") from error
+
+
+def _refusal(config: Config) -> Exception | None:
+    """What Lightning has against `trainer.*`."""
     try:
         _trainer(config, logger=DummyLogger())
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
-        raise UserError(f"trainer: Lightning does not take these values: {error}") from error
+        return error
+    return None
 
 
 def check_attention(config: Config) -> None:

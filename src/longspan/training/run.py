@@ -30,6 +30,7 @@ from longspan.training.build import (
     draw_of,
     prepare,
 )
+from longspan.training.capacity import check_capacity
 from longspan.training.callbacks import (
     FiniteLoss,
     InterruptionNotice,
@@ -68,6 +69,7 @@ def train(config: Config) -> dict[str, Any]:
         report.show(finished, folder.path)
         log.info("this run was finished before; overwrite=true does it again")
         return finished
+    check_capacity(config)
     check_trainer(config)
     check_attention(config)
     check_adapters(config)
@@ -80,6 +82,7 @@ def train(config: Config) -> dict[str, Any]:
         raise UserError(
             f"checkpoint.patience={config.checkpoint.patience} needs a dev split; drop it"
         )
+    check_capacity(config)  # once more, with the tokenizer's vocabulary
     process = resident_bytes()  # without the model
     module = _new_module(prepared)
     # from here on nothing is left that the user could have to mend: a folder is made, or emptied
