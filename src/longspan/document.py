@@ -3,12 +3,16 @@
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Self
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from longspan.errors import UserError
+
 SPECIAL, TEXT, PAIR = -1, 0, 1  # values of `Document.segment`
+PROBES = 100  # entries of a vocabulary that are tried
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,13 @@ class SpecialTokens:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, pair: bool) -> Self:
-        """Read off the tokenizer's own template by encoding a probe."""
-        encoding = tokenizer.encode("a", "a" if pair else None)
+        """Read off the tokenizer's own template by encoding a probe.
+
+        Raises:
+            UserError: a tokenizer of which no text becomes a token.
+        """
+        probe = _probe(tokenizer)
+        encoding = tokenizer.encode(probe, probe if pair else None)
         sequence = encoding.sequence_ids  # None for special tokens, else 0 or 1
         ordinary = [i for i, s in enumerate(sequence) if s is not None]
         first, last = ordinary[0], ordinary[-1]
@@ -92,6 +101,21 @@ class SpecialTokens:
 
     def __len__(self) -> int:
         return len(self.before) + len(self.between) + len(self.after)
+
+
+def _probe(tokenizer: Tokenizer) -> str:
+    """A text that has tokens: a letter, or else what stands in the vocabulary."""
+    for probe in ("a", *islice(tokenizer.get_vocab(), PROBES)):
+        try:
+            if len(tokenizer.encode(probe, add_special_tokens=False)):
+                return probe
+        except Exception as error:
+            if type(error) is not Exception:  # `tokenizers` has no type of its own
+                raise
+    raise UserError(
+        "data.tokenizer makes no tokens of any text; choose another, or mend its normalizer, "
+        "pre_tokenizer and unk_token"
+    )
 
 
 def with_marks(text: str, offsets: np.ndarray) -> np.ndarray:

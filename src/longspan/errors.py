@@ -1,6 +1,5 @@
 """The one error that is meant for people, and the one that people make."""
 
-
 LONGEST_START, LONGEST_END = 900, 300  # characters of a message: its remedy stands at the end
 
 

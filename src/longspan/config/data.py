@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from longspan.config.checks import MAX_PROCESSES, at_least, at_most, probability
+from longspan.config.checks import MAX_PROCESSES, at_least, at_most, path_name, probability
 from longspan.errors import UserError
 
 
@@ -141,6 +141,10 @@ class DataConfig:
         return self.tokens_per_batch
 
     def __post_init__(self) -> None:
+        for split, file in self.local_files.items():
+            path_name(f"data.files.{split}", file)
+        for name in ("path", "tokenizer", "cache_dir"):
+            path_name(f"data.{name}", getattr(self, name))
         at_least(3, "data.max_length", self.max_length)
         if self.tokens_per_batch != "auto" and self.tokens_per_batch < self.max_length:
             raise UserError(

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from longspan.config.checks import at_least, at_most
+from longspan.config.checks import at_least, at_most, path_name
 from longspan.config.data import DataConfig, GlobalsConfig
 from longspan.config.model import ModelConfig, Window
 from longspan.config.tasks import (
@@ -45,6 +45,8 @@ class Config:
             value = getattr(self, name)
             if not re.fullmatch(r"[^/\\\0]+", value) or value in (".", ".."):
                 raise UserError(f"{name}={value!r} names a folder; use a name without slashes")
+            path_name(name, value)
+        path_name("runs_dir", self.runs_dir)
         if not self.runs_dir:
             raise UserError("runs_dir is empty; name the folder that holds the runs")
         at_least(0, "seed", self.seed)
@@ -171,3 +173,5 @@ class EvalConfig:
         if self.output is not None and ("/" in self.output or not self.output):
             raise UserError(f"output={self.output!r} names a file in predictions/; drop the slash")
         at_least(0, "page", self.page)
+        path_name("run", self.run)
+        path_name("output", self.output)

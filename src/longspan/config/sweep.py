@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from longspan.config.checks import at_least
+from longspan.config.checks import at_least, path_name
 from longspan.errors import UserError
 
 Cost = Literal["time", "memory", "flops"]
@@ -31,6 +31,8 @@ class SweepConfig:
                     f"sweep.{field}={value!r} names a folder; use a name without slashes or a "
                     "leading dot"
                 )
+            path_name(f"sweep.{field}", value)
+        path_name("sweep.dir", self.dir)
         if not self.dir:
             raise UserError("sweep.dir is empty; name the folder that holds the sweeps")
         if self.prune_after is not None:

@@ -6,6 +6,7 @@ Every source ends as one `Dataset` a split with the source's own columns; `rows.
 import codecs
 import glob
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def load_other(config: DataConfig, split: str) -> Dataset:
     if split in config.local_files:
         file = existing(Path(config.local_files[split]), f"data.files.{split}")
         return read_table(_load_table(file, config), split, config)
-    if not config.local_files and config.split_column is None and Path(config.path).is_file():
+    if not config.local_files and config.split_column is None and os.path.isfile(config.path):
         return read_table(_load_table(Path(config.path), config), split, config)
     return _chosen(load_splits(config, stratify=False), split, config)
 
@@ -91,7 +92,7 @@ def is_local(config: DataConfig) -> bool:
     """Whether the rows lie on this machine, so that nothing is fetched to read them."""
     if config.local_files or config.path.startswith("embedded:"):
         return True
-    return Path(config.path).exists() or _is_file_name(config.path)
+    return os.path.exists(config.path) or _is_file_name(config.path)
 
 
 def _is_file_name(path: str) -> bool:
@@ -120,9 +121,9 @@ def _needles(config: DataConfig) -> dict[str, Dataset]:
 
 def _load_path(config: DataConfig) -> dict[str, Dataset]:
     path = _local(config) if config.path.startswith("embedded:") else Path(config.path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _load_folder(path, config)
-    if path.is_file():
+    if os.path.isfile(path):
         return {"train": _load_table(path, config)}
     if _is_file_name(config.path):
         existing(path, "data.path")
@@ -137,7 +138,7 @@ def _local(config: DataConfig) -> Path:
 
 
 def existing(path: Path, field: str) -> Path:
-    if not path.exists():
+    if not os.path.exists(path):  # False, where Path.exists would raise
         raise UserError(f"{field}={path} does not exist; give an existing file, or a hub id")
     return path
 
@@ -162,13 +163,18 @@ def _load_table(path: Path, config: DataConfig) -> Dataset:
             **READ_OPTIONS.get(kind, {}),
         )
     except (DatasetGenerationError, OSError, ValueError) as error:
-        cause = _cause(error)
-        # how `datasets` says that there are no rows
-        if "corresponds to no data" in cause or "BatchSize must be greater than 0" in cause:
-            raise UserError(f"data: {path} holds no rows; give it rows") from error
-        raise UserError(f"data: {path} cannot be read as {kind}: {cause}") from error
+        raise unreadable(path, kind, error) from error
     assert isinstance(loaded, Dataset)
     return loaded
+
+
+def unreadable(path: Path, kind: str, error: Exception) -> UserError:
+    """What `datasets` said of a file, in our words."""
+    cause = cause_of(error)
+    # how `datasets` says that there are no rows
+    if "corresponds to no data" in cause or "BatchSize must be greater than 0" in cause:
+        return UserError(f"data: {path} holds no rows; give it rows")
+    return UserError(f"data: {path} cannot be read as {kind}: {cause}")
 
 
 def format_of(path: Path) -> str:
@@ -201,7 +207,7 @@ def _check_utf8(path: Path) -> None:
         decoder.decode(b"", final=True)
 
 
-def _cause(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     """The first line of the innermost reason, with a remedy for the usual one."""
     while error.__cause__ is not None:
         error = error.__cause__
@@ -263,7 +269,7 @@ def _read_texts(folder: Path, config: DataConfig) -> Dataset:
         try:
             _check_utf8(file)
         except UnicodeDecodeError as error:
-            raise UserError(f"data: {file} cannot be read: {_cause(error)}") from error
+            raise UserError(f"data: {file} cannot be read: {cause_of(error)}") from error
     text_column = config.text_column if isinstance(config.text_column, str) else "text"
     # a generator's table is kept by `datasets`, and with it the features made of it; the stamps
     # are there for its fingerprint: a file that has changed is read anew

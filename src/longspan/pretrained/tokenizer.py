@@ -30,8 +30,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         source = str(pretrained_folder(name))
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:
+        # `tokenizers` raises a bare Exception for a tokenizer.json that it cannot read, and
+        # `transformers` what its own code meets in a config of other types
+        known = (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+        if type(error) is not Exception and not isinstance(error, known):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"data.tokenizer={name} cannot be loaded ({reason}); give a folder with a "
             "tokenizer.json, or a hub id that can be reached"

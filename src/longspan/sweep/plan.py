@@ -9,11 +9,12 @@ from typing import Any
 
 import yaml
 
-from longspan.config.sweep import Cost
+from longspan.config.sweep import Cost, SweepConfig
 from longspan.errors import UserError
 from longspan.sweep.lock import Lock, TakenError
 from longspan.sweep.paths import PLAN
 from longspan.training.run_folder import folder_name, run_name, write_text
+from longspan.typed import from_dict
 
 OWN_FIELDS = ("sweep", "hydra")  # what they set says how a sweep goes, not what it computes
 MERGE_SECONDS = 30.0
@@ -61,9 +62,13 @@ class Plan:
 def read_plan(folder: Path) -> Plan | None:
     """The plan of a sweep folder; None where there is none that can be read."""
     try:
-        return Plan(**json.loads((folder / PLAN).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        plan = Plan(**json.loads((folder / PLAN).read_text(encoding="utf-8")))
+        from_dict(SweepConfig, {"cost": plan.cost, "ceiling": plan.ceiling})  # checks
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    is_whole = isinstance(plan.swept, list) and isinstance(plan.cells, dict)
+    fields_are = is_whole and all(isinstance(name, str) for name in plan.swept)
+    return plan if fields_are and all(isinstance(v, dict) for v in plan.cells.values()) else None
 
 
 def cell_name(values: Mapping[str, str]) -> str:

@@ -30,7 +30,6 @@ from longspan.training.build import (
     draw_of,
     prepare,
 )
-from longspan.training.capacity import check_capacity
 from longspan.training.callbacks import (
     FiniteLoss,
     InterruptionNotice,
@@ -39,6 +38,7 @@ from longspan.training.callbacks import (
     forget_peak_memory,
     peak_memory_bytes,
 )
+from longspan.training.capacity import check_capacity
 from longspan.training.figures import draw_figures
 from longspan.training.module import CalibratedTask, LongDocumentModule
 from longspan.training.run_folder import RunFolder, folder_of
@@ -65,8 +65,7 @@ def train(config: Config) -> dict[str, Any]:
     folder.check_free(config)
     config = folder.with_its_budget(config)
     if folder.is_finished and not config.overwrite:
-        finished = folder.read_report()
-        report.show(finished, folder.path)
+        finished = report.show_again(folder)
         log.info("this run was finished before; overwrite=true does it again")
         return finished
     check_capacity(config)
