@@ -87,6 +87,7 @@ def no_training(monkeypatch):
 @example(["~model"])
 @example(["~sweep"])
 @example(["~name"])
+@example(["~model=1"])
 @example(["++sweep=5"])
 @example(["first=5"])
 @example(["first=[5]"])

@@ -201,7 +201,12 @@ def test_json_too_deep_to_be_read(place):
 
 def encoder_of(tokenizer):
     return DocumentEncoder(
-        tokenizer, cls_id=None, sep_id=None, max_length=8, truncate="head", policies=GlobalsConfig()
+        tokenizer,
+        cls_id=None,
+        sep_id=None,
+        max_length=8,
+        truncate="head",
+        policies=GlobalsConfig(cls=False),
     )
 
 
@@ -289,6 +294,7 @@ def test_a_plan_of_another_shape_is_none(tmp_path, plan):
 
 
 def test_labels_that_look_alike_are_told_apart_and_named(caplog):
+    caplog.set_level("WARNING", "longspan")
     names = label_names(["é", "e\u0301", "b", "B ", "c"], None, "label")
     assert len(names) == 5
     assert "label: 4 labels look alike but are told apart (first: " in caplog.text

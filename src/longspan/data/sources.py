@@ -162,6 +162,8 @@ def _load_table(path: Path, config: DataConfig) -> Dataset:
             cache_dir=config.cache_dir,
             **READ_OPTIONS.get(kind, {}),
         )
+    except UserError:  # with a place in the file
+        raise
     except (DatasetGenerationError, OSError, ValueError) as error:
         raise unreadable(path, kind, error) from error
     assert isinstance(loaded, Dataset)

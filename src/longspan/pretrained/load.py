@@ -92,12 +92,13 @@ def complete_config(data: dict[str, Any]) -> dict[str, Any]:
     name = data["model"].get("pretrained")
     if name is None:
         return data
+    model = complete_model(data["model"])
     family = family_of(pretrained_folder(name))
     task, rows = data["task"], data["data"]
     decided = family.head.get(str(task.get("name", "classification")), {})
     head = {field: value for field, value in decided.items() if task.get(field) is None}
     return data | {
-        "model": complete_model(data["model"]),
+        "model": model,
         "task": task | head,
         "data": rows | {"tokenizer": rows.get("tokenizer") or name},
     }

@@ -1,5 +1,7 @@
 """Whether this machine could hold a model at all, before anything of it is made."""
 
+from dataclasses import replace
+
 from longspan.config import Config, ModelConfig
 from longspan.cost.machine import memory_bytes
 from longspan.cost.memory import block_matrices
@@ -23,12 +25,18 @@ def check_capacity(config: Config) -> None:
     available = memory_bytes(config.trainer.accelerator)
     if needed <= available:
         return
-    default = ModelConfig()
+    small = ModelConfig()
+    small = replace(
+        small,
+        num_kv_heads=small.kv_heads,
+        head_dim=small.head_size,
+        intermediate_size=small.mlp_size,
+    )
     sizes = {name: getattr(config.model, name) for name in SIZES}
     large = [
         f"model.{name}={value}"
         for name, value in sizes.items()
-        if value is not None and value > (getattr(default, name) or 0)
+        if value is not None and value > (getattr(small, name) or 0)
     ]
     if config.model.positions == "learned":
         large.append(f"data.max_length={config.data.max_length}")
