@@ -104,6 +104,9 @@ class TrainerConfig:
             at_least(1, f"trainer.{name}", getattr(self, name))
         at_least(0, "trainer.overfit_batches", self.overfit_batches)
         at_most(MAX_PROCESSES, "trainer.num_nodes", self.num_nodes)
+        for name in ("val_check_interval", "check_val_every_n_epoch"):
+            if type(getattr(self, name)) is int:  # Lightning divides by them
+                at_least(1, f"trainer.{name}", getattr(self, name))
         if isinstance(self.devices, int):
             at_most(MAX_PROCESSES, "trainer.devices", self.devices)
         if self.gradient_clip_val is not None:

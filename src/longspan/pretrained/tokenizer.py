@@ -1,5 +1,6 @@
 """The tokenizer: an embedded one, a folder, or a hub id; always a fast one, never remote code."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from longspan.embedded import embedded_path
 from longspan.encoding import DocumentEncoder
 from longspan.errors import UserError
 from longspan.pretrained.folder import pretrained_folder
+
+MOST_HOLES = 100_000  # numbers that a vocabulary may leave out
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
@@ -28,6 +31,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
             raise UserError(f"data.tokenizer={name}: {source} is missing from this checkout")
     elif name.startswith("package:"):
         source = str(pretrained_folder(name))
+    _check_numbers(name, Path(source) / "tokenizer.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
@@ -54,6 +58,29 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     # documents are cut by data.max_length; the tokenizer's own limit would only print warnings
     tokenizer.model_max_length = 10**9
     return tokenizer
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Rows of an embedding for all its tokens: some leave numbers out."""
+    return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
+
+
+def _check_numbers(name: str, file: Path) -> None:
+    """Refuse a vocabulary with numbers far beyond its size, before `tokenizers` reads it.
+
+    It keeps a list of all numbers that are left out, whose length is bounded by nothing else.
+    """
+    try:
+        vocabulary = json.loads(file.read_bytes())["model"]["vocab"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return  # no folder, or no vocabulary: `transformers` will say what it misses
+    numbers = vocabulary.values() if isinstance(vocabulary, dict) else []
+    highest = max((number for number in numbers if isinstance(number, int)), default=0)
+    if highest > 10 * len(numbers) + MOST_HOLES:
+        raise UserError(
+            f"data.tokenizer={name} numbers its {len(numbers)} tokens up to {highest}; number them "
+            "from 0 on without large gaps"
+        )
 
 
 def give_token_types(tokenizer: PreTrainedTokenizerFast, model: ModelConfig) -> None:

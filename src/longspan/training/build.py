@@ -28,6 +28,7 @@ from longspan.pretrained.tokenizer import (
     document_encoder,
     give_token_types,
     load_tokenizer,
+    vocabulary_size,
 )
 from longspan.tasks.qa import QuestionAnswering
 from longspan.training.module import Task
@@ -72,7 +73,7 @@ def prepare(config: Config, sample: int | None = None) -> Prepared:
             None = everything, for a run.
     """
     tokenizer = load_tokenizer(config.data.tokenizer or EMBEDDED_TOKENIZER)
-    config = complete(config, len(tokenizer))
+    config = complete(config, vocabulary_size(tokenizer))
     give_token_types(tokenizer, config.model)
     encoder = document_encoder(config, tokenizer)
     rows = None
@@ -178,7 +179,13 @@ def _refusal(config: Config) -> Exception | None:
     """What Lightning has against `trainer.*`."""
     try:
         _trainer(config, logger=DummyLogger())
-    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+    except (
+        MisconfigurationException,
+        ValueError,
+        TypeError,
+        OverflowError,
+        ImportError,
+    ) as error:
         return error
     return None
 
