@@ -2,7 +2,8 @@
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -173,6 +174,24 @@ def check_trainer(config: Config) -> None:
     given = ", ".join(f"trainer.{name}={changed[name]}" for name in guilty or changed)
     reason = " ".join(str(error).split()).rstrip(".")
     raise UserError(f"{given}: Lightning does not take that ({reason}); change it") from error
+
+
+@contextmanager
+def misconfigurations(config: Config) -> Iterator[None]:
+    """What Lightning finds wrong with `trainer.*` only as it meets the data, as a `UserError`."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        default = vars(TrainerConfig())
+        given = ", ".join(
+            f"trainer.{name}={value}"
+            for name, value in vars(config.trainer).items()
+            if value != default[name] and ("batches" in name or "val" in name)
+        )
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"{given or 'trainer'}: Lightning does not take that ({reason}); change it"
+        ) from error
 
 
 def _refusal(config: Config) -> Exception | None:

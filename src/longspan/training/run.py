@@ -28,6 +28,7 @@ from longspan.training.build import (
     check_attention,
     check_trainer,
     draw_of,
+    misconfigurations,
     prepare,
 )
 from longspan.training.callbacks import (
@@ -87,7 +88,8 @@ def train(config: Config) -> dict[str, Any]:
     # from here on nothing is left that the user could have to mend: a folder is made, or emptied
     if rank_zero_only.rank == 0:
         folder.prepare(config)
-    return _train(prepared, module, folder, started, process)
+    with misconfigurations(config):
+        return _train(prepared, module, folder, started, process)
 
 
 def _new_module(prepared: Prepared) -> LongDocumentModule:
