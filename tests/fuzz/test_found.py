@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from longspan.checkpoint import fill, read_model
@@ -15,16 +16,18 @@ from longspan.data.stream_sources import load_stream
 from longspan.encoding import DocumentEncoder
 from longspan.errors import UserError
 from longspan.predict_files import as_line
-from longspan.pretrained.tokenizer import load_tokenizer
+from longspan.pretrained.tokenizer import load_tokenizer, vocabulary_size
 from longspan.sweep.plan import read_plan
 from longspan.tasks.classification import Classification
 from longspan.tasks.labels import label_names
 from longspan.training import report
-from longspan.training.build import check_trainer
+from longspan.training.build import check_trainer, misconfigurations
 from longspan.training.capacity import check_capacity, matrix_values
 from longspan.training.module import LongDocumentModule
 from longspan.training.run_folder import RunFolder
 from longspan.typed import from_dict
+
+WORDS = 33  # of the tokenizers of tests/conftest.py
 
 
 def refusal(call, *arguments):
@@ -51,6 +54,8 @@ def refusal(call, *arguments):
         ({"data": {"num_workers": 10**6}}, "data.num_workers=1000000 must be 1024 or less"),
         ({"data": {"num_proc": 10**6}}, "data.num_proc=1000000 must be 1024 or less"),
         ({"trainer": {"devices": 10**6}}, "trainer.devices=1000000 must be 1024 or less"),
+        ({"trainer": {"val_check_interval": 0}}, "trainer.val_check_interval=0 must be 1 or more"),
+        ({"trainer": {"check_val_every_n_epoch": 0}}, "check_val_every_n_epoch=0 must be 1 or more"),
         ({"name": "x" * 256}, "can name no file"),
         ({"data": {"path": "a\0b"}}, "data.path='a\\x00b' can name no file"),
         ({"data": {"needle": {"lengths": [-1], "train": [1], "dev": [1], "test": [1]}}},
@@ -128,6 +133,32 @@ def test_the_steps_of_a_training_of_a_billion_epochs(make_config, tmp_path, monk
     data.config = make_config(tmp_path, **{"trainer.max_epochs": EPOCHS_COUNTED})
     assert data.num_steps(1) == 3 * EPOCHS_COUNTED
     assert TrainerConfig().max_epochs < EPOCHS_COUNTED
+
+
+def test_a_validation_that_no_epoch_reaches(make_config, tmp_path, monkeypatch):
+    """Packing differs from epoch to epoch: it would break off in the first that is too short."""
+    config = make_config(tmp_path, **{"trainer.val_check_interval": 3, "trainer.max_epochs": 2})
+    data = DocumentData(config, {"dev": None}, None)
+    monkeypatch.setattr(data, "batches_of_epoch", lambda epoch, world_size: [[None] * (3 - epoch)])
+    assert refusal(data.num_steps, 1) == (
+        "trainer.val_check_interval=3 exceeds the 2 batches of epoch 1; lower it, or set "
+        "trainer.check_val_every_n_epoch=null to count on from epoch to epoch"
+    )
+    data.splits = {}
+    assert data.num_steps(1) == 5
+
+
+def test_what_lightning_refuses_as_it_meets_the_data_names_its_field(make_config, tmp_path):
+    config = make_config(tmp_path, **{"trainer.limit_val_batches": 0.01})
+
+    def train():
+        with misconfigurations(config):
+            raise MisconfigurationException("0.01 * 2 < 1.\n  Try more.")
+
+    assert refusal(train) == (
+        "trainer.limit_val_batches=0.01: Lightning does not take that (0.01 * 2 < 1. Try more); "
+        "change it"
+    )
 
 
 # --- messages ------------------------------------------------------------------------------------
@@ -237,6 +268,20 @@ def test_a_tokenizer_json_that_cannot_be_read(tokenizers, tmp_path):
         (tmp_path / "tokenizer.json").write_bytes(content)
         said = refusal(load_tokenizer, str(tmp_path))
         assert said.startswith(f"data.tokenizer={tmp_path}")
+
+
+def test_a_vocabulary_with_numbers_far_beyond_its_size(tokenizers, tmp_path):
+    """`tokenizers` would fill the memory with the numbers between them."""
+    tokenizers["bert"].save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    tree = json.loads(file.read_text())
+    tree["model"]["vocab"]["w1"] = 2**31
+    file.write_text(json.dumps(tree))
+    said = refusal(load_tokenizer, str(tmp_path))
+    assert said.startswith(f"data.tokenizer={tmp_path} numbers its {WORDS} tokens up to 2147483648")
+    tree["model"]["vocab"]["w1"] = 99
+    file.write_text(json.dumps(tree))
+    assert vocabulary_size(load_tokenizer(str(tmp_path))) == 100
 
 
 def test_half_a_pair_of_surrogates_is_no_character(make_encoder):
