@@ -198,7 +198,7 @@ def sweep(runs, tmp_path_factory):
     return place
 
 
-@settings(FUZZ, max_examples=max(4, FUZZ.max_examples // 20))
+@settings(FUZZ, max_examples=max(3, FUZZ.max_examples // 20))
 @given(st.data())
 def test_a_sweep(verdict, sweep, new_folder, data):
     """Whatever is in its files, the report is drawn: it shows what can be read."""

@@ -15,7 +15,7 @@ from longspan.data.sources import load_splits
 from longspan.training.callbacks import forget_peak_memory
 
 FUZZ = settings.get_profile(os.environ.get("LONGSPAN_FUZZ", "fuzz"))
-CUTS = FUZZ.max_examples // 4  # of a file, evenly spaced; in the long mode every byte
+CUTS = max(10, FUZZ.max_examples // 4)  # of a file, evenly spaced; in the long mode every byte
 ROWS = [{"text": "wär, \"is\"\nwar", "label": "a"}, {"text": "péace", "label": "b"}]  # fmt: skip
 
 
