@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -56,6 +57,7 @@ def refusal(call, *arguments):
         ({"trainer": {"devices": 10**6}}, "trainer.devices=1000000 must be 1024 or less"),
         ({"trainer": {"val_check_interval": 0}}, "trainer.val_check_interval=0 must be 1 or more"),
         ({"trainer": {"check_val_every_n_epoch": 0}}, "check_val_every_n_epoch=0 must be 1 or more"),
+        ({"optim": {"lora": {"rank": 2**40}}}, "exceeds model.hidden_size=128; it is to be low"),
         ({"name": "x" * 256}, "can name no file"),
         ({"data": {"path": "a\0b"}}, "data.path='a\\x00b' can name no file"),
         ({"data": {"needle": {"lengths": [-1], "train": [1], "dev": [1], "test": [1]}}},
@@ -220,6 +222,18 @@ def test_a_squad_file_with_other_types(place, field, value, said):
     message = refusal(load_splits, data, False)
     assert message.startswith(f"data: {path}: data[0].paragraphs[0]")
     assert said in message
+
+
+def test_a_cache_that_cannot_be_made(place):
+    _, data = place("a.json", [{"text": "a", "label": "b"}])
+    data = replace(data, cache_dir="/dev/null/x")
+    assert refusal(load_splits, data, False).startswith("data.cache_dir=/dev/null/x cannot be made")
+
+
+def test_every_k_beyond_what_places_are_counted_in(make_encoder):
+    encoder = make_encoder("embedded", 32, "head", GlobalsConfig(cls=False, every_k=2**62))
+    (feature,) = encoder.encode(["a"], ["war and peace"])
+    assert len(feature.global_positions) == 1
 
 
 def test_json_too_deep_to_be_read(place):

@@ -71,6 +71,11 @@ class Config:
             )
         if not lora.rank:
             return
+        if lora.rank > self.model.hidden_size:
+            raise UserError(
+                f"optim.lora.rank={lora.rank} exceeds model.hidden_size={self.model.hidden_size}; "
+                "it is to be low: lower it"
+            )
         if frozen == layers:
             raise UserError(
                 f"optim.lora.rank={lora.rank} has no layer to adapt: optim.freeze_layers={frozen} "

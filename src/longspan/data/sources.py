@@ -47,6 +47,7 @@ def load_splits(config: DataConfig, stratify: bool) -> dict[str, Dataset]:
             "data.path='' names no data; set data.path=<file, folder or hub id> or "
             "data.files.train=<file>"
         )
+    check_cache(config)
     if config.path == NEEDLE and not config.local_files:
         splits = _needles(config)
     elif config.split_column is not None:
@@ -71,6 +72,19 @@ def load_splits(config: DataConfig, stratify: bool) -> dict[str, Dataset]:
         raise UserError(f"data: {name_of(config)} has no train split; name it in {field}")
     splits = {split: read_table(table, split, config) for split, table in splits.items()}
     return cut_missing_splits(splits, config, stratify)
+
+
+def check_cache(config: DataConfig) -> None:
+    """Whether the cache's folder can be made, so that no data file is blamed for it."""
+    if config.cache_dir is None:
+        return
+    try:
+        os.makedirs(config.cache_dir or ".", exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"data.cache_dir={config.cache_dir} cannot be made ({error.strerror}); name a folder "
+            "that you may write to"
+        ) from error
 
 
 def load_split(config: DataConfig, split: str, stratify: bool) -> Dataset:

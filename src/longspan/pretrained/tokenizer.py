@@ -26,11 +26,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """
     source = name
     if name.startswith("embedded:"):
-        source = str(embedded_path(name) / "tokenizer")
+        source = str(embedded_path(name, "data.tokenizer") / "tokenizer")
         if not Path(source).is_dir():
             raise UserError(f"data.tokenizer={name}: {source} is missing from this checkout")
     elif name.startswith("package:"):
-        source = str(pretrained_folder(name))
+        source = str(pretrained_folder(name, "data.tokenizer"))
     _check_numbers(name, Path(source) / "tokenizer.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
