@@ -1,7 +1,6 @@
 """Text to tokens: truncation, special tokens and global tokens, with offsets into the text."""
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import repeat
 from typing import Any, Literal
@@ -11,13 +10,11 @@ from tokenizers import Encoding, Tokenizer
 
 from longspan.batch import Feature
 from longspan.config import GlobalsConfig
-from longspan.document import PAIR, SPECIAL, TEXT, Document, SpecialTokens, with_marks
+from longspan.document import PAIR, SPECIAL, TEXT, Document, SpecialTokens, encodings_of, with_marks
 from longspan.errors import UserError
 from longspan.globals import global_positions
 
 Truncation = Literal["head", "tail", "head+tail"]
-CHARACTERS_AT_ONCE = 2**21  # a tokenizer takes some 150 bytes for each
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class DocumentEncoder:
@@ -63,8 +60,8 @@ class DocumentEncoder:
         """Features without labels, in the order of the texts."""
         if pairs is not None:
             self._check_room(self.double)
-        encodings = self._tokens(texts)
-        pair_encodings = repeat(None) if pairs is None else self._tokens(pairs)
+        encodings = encodings_of(self.tokenizer, texts)
+        pair_encodings = repeat(None) if pairs is None else encodings_of(self.tokenizer, pairs)
         columns = global_columns if global_columns is not None else [None] * len(texts)
         return [self._feature(*row) for row in zip(ids, texts, encodings, pair_encodings, columns)]
 
@@ -77,7 +74,7 @@ class DocumentEncoder:
             the pieces of each text, with `words` and `characters`; at least one, named
             `<id>` where it is the only one and `<id>#<number>` otherwise.
         """
-        encodings = self._tokens(texts)
+        encodings = encodings_of(self.tokenizer, texts)
         columns = global_columns if global_columns is not None else [None] * len(texts)
         return [self._pieces(*row) for row in zip(ids, texts, encodings, columns)]
 
@@ -130,7 +127,10 @@ class DocumentEncoder:
         Raises:
             UserError: a question or text without tokens, or no room for a text.
         """
-        encodings, asked = self._tokens(texts), self._tokens(questions)
+        encodings, asked = (
+            encodings_of(self.tokenizer, texts),
+            encodings_of(self.tokenizer, questions),
+        )
         columns = global_columns if global_columns is not None else [None] * len(texts)
         rows = zip(ids, texts, encodings, asked, columns, strict=True)
         return [self._slices(*row, max_question_length, truncate) for row in rows]
@@ -261,32 +261,6 @@ class DocumentEncoder:
             tokens_cut=given - len(keep_text) - num_pair,
             num_text_tokens=len(encoding),
         )
-
-    def _tokens(self, texts: Sequence[str]) -> Iterator[Encoding]:
-        """Of each text, without special tokens; only a few long texts are held as tokens at once.
-
-        A code point that is half of a surrogate pair is no character, and read as U+FFFD.
-        """
-        together: list[str] = []
-        characters = 0
-        for text in texts:
-            if together and characters + len(text) > CHARACTERS_AT_ONCE:
-                yield from self._tokens_of_all(together)
-                together, characters = [], 0
-            together.append(SURROGATE.sub("\ufffd", text))
-            characters += len(text)
-        yield from self._tokens_of_all(together)
-
-    def _tokens_of_all(self, texts: list[str]) -> list[Encoding]:
-        try:
-            return self.tokenizer.encode_batch(texts, add_special_tokens=False)
-        except Exception as error:
-            if type(error) is not Exception:  # `tokenizers` has no type of its own
-                raise
-            raise UserError(
-                f"data.tokenizer cannot read a text ({error}); give it an unk_token, or choose "
-                "another"
-            ) from error
 
     def _check_room(self, special: SpecialTokens) -> None:
         if self.max_length <= len(special):

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from longspan.batch import Feature, PackedBatch, pack
 from longspan.checkpoint import fill, read_model
 from longspan.config import AskingConfig, ChoiceConfig, Config, MaskedLMConfig, MultiHopConfig
-from longspan.document import RawDocument
-from longspan.encoding import CHARACTERS_AT_ONCE, DocumentEncoder
+from longspan.document import CHARACTERS_AT_ONCE, RawDocument
+from longspan.encoding import DocumentEncoder
 from longspan.errors import UserError
 from longspan.known_tasks import known_task
 from longspan.model.chunked import encode_in_chunks

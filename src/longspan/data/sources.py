@@ -3,7 +3,6 @@
 Every source ends as one `Dataset` a split with the source's own columns; `rows.py` reads them.
 """
 
-import codecs
 import glob
 import logging
 import os
@@ -20,6 +19,7 @@ from longspan.data.formats.read import read_table
 from longspan.data.needle import make_needles
 from longspan.data.splits import cut_missing_splits, split_by_column
 from longspan.data.squad import is_squad, read_squad
+from longspan.data.unreadable import cause_of, check_utf8, unreadable
 from longspan.embedded import embedded_path
 from longspan.errors import UserError
 
@@ -166,7 +166,7 @@ def _load_table(path: Path, config: DataConfig) -> Dataset:
     kind = format_of(path)
     try:
         if kind == "json":
-            _check_utf8(path)
+            check_utf8(path)
         if is_squad(path):
             return read_squad(path, config)
         loaded = datasets.load_dataset(
@@ -182,15 +182,6 @@ def _load_table(path: Path, config: DataConfig) -> Dataset:
         raise unreadable(path, kind, error) from error
     assert isinstance(loaded, Dataset)
     return loaded
-
-
-def unreadable(path: Path, kind: str, error: Exception) -> UserError:
-    """What `datasets` said of a file, in our words."""
-    cause = cause_of(error)
-    # how `datasets` says that there are no rows
-    if "corresponds to no data" in cause or "BatchSize must be greater than 0" in cause:
-        return UserError(f"data: {path} holds no rows; give it rows")
-    return UserError(f"data: {path} cannot be read as {kind}: {cause}")
 
 
 def format_of(path: Path) -> str:
@@ -212,25 +203,6 @@ def format_of(path: Path) -> str:
     if path.stat().st_size == 0:
         raise UserError(f"data: {path} is an empty file; give it rows")
     return kind
-
-
-def _check_utf8(path: Path) -> None:
-    """Arrow's JSON reader takes any bytes for text and fails when the row is read, much later."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            decoder.decode(chunk)
-        decoder.decode(b"", final=True)
-
-
-def cause_of(error: BaseException) -> str:
-    """The first line of the innermost reason, with a remedy for the usual one."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8; convert it, e.g. with iconv -f latin1 -t utf-8"
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return reason.rstrip(".") + "; mend the file"
 
 
 def load_hub(config: DataConfig, streaming: bool = False) -> dict[str, Any]:
@@ -283,7 +255,7 @@ def _read_texts(folder: Path, config: DataConfig) -> Dataset:
         )
     for file in files:
         try:
-            _check_utf8(file)
+            check_utf8(file)
         except UnicodeDecodeError as error:
             raise UserError(f"data: {file} cannot be read: {cause_of(error)}") from error
     text_column = config.text_column if isinstance(config.text_column, str) else "text"

@@ -15,14 +15,13 @@ from longspan.config import DataConfig
 from longspan.data.formats.read import read_stream
 from longspan.data.sources import (
     READ_OPTIONS,
-    cause_of,
     existing,
     format_of,
     load_hub,
     load_splits,
     name_of,
-    unreadable,
 )
+from longspan.data.unreadable import cause_of, unreadable
 from longspan.errors import UserError
 
 T = TypeVar("T")
