@@ -16,7 +16,7 @@ ROOMS = {
     "__init__": {"predict", "registration"},
     "registration": {"pretrained"},  # once transformers is loaded
     "errors": set(),
-    "document": set(),
+    "document": {"errors"},
     "config": {"errors"},
     "typed": {"errors"},
     "command": {"errors", "typed"},
