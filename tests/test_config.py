@@ -319,7 +319,7 @@ def valid(draw):
     length = draw(st.integers(3, 10**6))
     return {
         "name": draw(name.filter(lambda text: text not in (".", ".."))),
-        "seed": draw(st.integers(0)),
+        "seed": draw(st.integers(0, 2**32 - 1)),
         "overwrite": draw(st.booleans()),
         "model": {
             "num_layers": layers,
@@ -333,7 +333,7 @@ def valid(draw):
                 st.none()
                 | st.dictionaries(
                     st.sampled_from(["train", "dev", "test"]),
-                    st.text(st.characters(codec="utf-8")),
+                    st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=60),
                 )
             ),
             "section_separator": draw(st.text(st.characters(codec="utf-8"))),
@@ -345,7 +345,9 @@ def valid(draw):
             "betas": draw(st.tuples(share, share).map(list)),
         },
         "trainer": {
-            "limit_train_batches": draw(st.none() | st.integers() | st.floats(0, 1)),
+            "limit_train_batches": draw(
+                st.none() | st.integers(-(2**63), 2**63 - 1) | st.floats(0, 1)
+            ),
             "deterministic": draw(st.none() | st.booleans() | st.just("warn")),
             "devices": draw(st.integers(1, 8) | st.just("auto") | st.lists(st.integers(0, 7))),
         },

@@ -19,7 +19,7 @@ ROOMS = {
     "__init__": {"predict", "registration"},
     "registration": {"pretrained"},  # once transformers is loaded
     "errors": set(),
-    "document": set(),
+    "document": {"errors"},
     "config": {"errors"},
     "typed": {"errors"},
     "command": {"caches", "errors", "terminal", "typed"},

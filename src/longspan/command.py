@@ -90,9 +90,20 @@ def user_errors() -> Iterator[None]:
     except (Exception, KeyboardInterrupt) as error:
         if was_interrupted(error):
             raise SystemExit(1) from None  # training has said where it stands
-        if not type(error).__module__.startswith(("hydra.", "omegaconf.")):
+        if not _is_of_composition(error):
             raise
         _fail(_composition_error(error))
+
+
+def _is_of_composition(error: BaseException) -> bool:
+    """Whether Hydra or OmegaConf raised it: a type of theirs, or a plain ValueError in Hydra."""
+    if type(error).__module__.startswith(("hydra.", "omegaconf.")):
+        return True
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    raised_in = "" if last is None else str(last.tb_frame.f_globals.get("__name__"))
+    return isinstance(error, ValueError) and raised_in.startswith("hydra.")
 
 
 def quiet_lightning() -> None:

@@ -5,15 +5,38 @@ from typing import Any
 
 from longspan.errors import UserError
 
+# no machine runs more; without a bound, a slip of the hand would start processes until it stops
+MAX_PROCESSES = 1024
+
 
 def at_least(minimum: int, name: str, value: Any) -> None:
     if value < minimum:
         raise UserError(f"{name}={value} must be {minimum} or more")
 
 
+def at_most(maximum: int, name: str, value: Any) -> None:
+    if value > maximum:
+        raise UserError(f"{name}={value} must be {maximum} or less")
+
+
 def above_zero(name: str, value: float) -> None:
     if value <= 0:
         raise UserError(f"{name}={value} must be above 0")
+
+
+def path_name(name: str, value: str | None) -> None:
+    """Text that a file system takes as the name of a file or folder.
+
+    Longer ones are refused here, as `pathlib` raises at each question about them.
+    """
+    if value is None:
+        return
+    raw = value.encode(errors="surrogatepass")
+    if "\0" in value or len(raw) > 4000 or max(map(len, raw.split(b"/"))) > 255:
+        raise UserError(
+            f"{name}={value[:60]!r}{'…' if len(value) > 60 else ''} can name no file: it holds a "
+            "NUL, or more than 255 bytes between slashes; shorten it"
+        )
 
 
 def probability(name: str, value: float) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from longspan.config.checks import at_least, file_name
+from longspan.config.checks import at_least, at_most, file_name, path_name
 from longspan.config.data import DataConfig, GlobalsConfig
 from longspan.config.model import ModelConfig, Window
 from longspan.config.tasks import (
@@ -42,9 +42,11 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("experiment", "name"):
             file_name(name, getattr(self, name))
+        path_name("runs_dir", self.runs_dir)
         if not self.runs_dir:
             raise UserError("runs_dir is empty; name the folder that holds the runs")
         at_least(0, "seed", self.seed)
+        at_most(2**32 - 1, "seed", self.seed)  # of NumPy's generators, which Lightning seeds
         if self.data.streaming:
             self._check_streaming()
         positions = self.model.max_positions
@@ -79,6 +81,11 @@ class Config:
             )
         if not lora.rank:
             return
+        if lora.rank > self.model.hidden_size:
+            raise UserError(
+                f"optim.lora.rank={lora.rank} exceeds model.hidden_size={self.model.hidden_size}; "
+                "it is to be low: lower it"
+            )
         if frozen == layers:
             raise UserError(
                 f"optim.lora.rank={lora.rank} has no layer to adapt: optim.freeze_layers={frozen} "
@@ -181,3 +188,4 @@ class EvalConfig:
         if self.output is not None:
             file_name("output", self.output)
         at_least(0, "page", self.page)
+        path_name("run", self.run)

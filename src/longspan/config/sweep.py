@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from longspan.config.checks import at_least, file_name
+from longspan.config.checks import at_least, file_name, path_name
 from longspan.errors import UserError
 
 Cost = Literal["time", "memory", "flops"]
@@ -30,6 +30,7 @@ class SweepConfig:
             file_name(f"sweep.{field}", value)
             if value[0] == ".":  # as `.locks`, which lies beside the cells
                 raise UserError(f"sweep.{field}={value!r} begins with a dot; choose another name")
+        path_name("sweep.dir", self.dir)
         if not self.dir:
             raise UserError("sweep.dir is empty; name the folder that holds the sweeps")
         if self.prune_after is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from longspan.config.checks import above_zero, at_least, probability
+from longspan.config.checks import MAX_PROCESSES, above_zero, at_least, at_most, probability
 from longspan.errors import UserError
 
 
@@ -115,6 +115,12 @@ class TrainerConfig:
         for name in counts:
             at_least(1, f"trainer.{name}", getattr(self, name))
         at_least(0, "trainer.overfit_batches", self.overfit_batches)
+        at_most(MAX_PROCESSES, "trainer.num_nodes", self.num_nodes)
+        for name in ("val_check_interval", "check_val_every_n_epoch"):
+            if type(getattr(self, name)) is int:  # Lightning divides by them
+                at_least(1, f"trainer.{name}", getattr(self, name))
+        if isinstance(self.devices, int):
+            at_most(MAX_PROCESSES, "trainer.devices", self.devices)
         if self.gradient_clip_val is not None:
             at_least(0, "trainer.gradient_clip_val", self.gradient_clip_val)
         if str(self.precision) in ("64", "64-true", "16-true", "bf16-true"):

@@ -71,8 +71,8 @@ def read_plan(folder: Path) -> Plan | None:
             from_dict(SweepConfig, {"cell": name}, "sweep")
             if not isinstance(values, dict):
                 return None
-        whole = all(isinstance(field, str) for field in plan.swept)
-    except (OSError, ValueError, TypeError, AttributeError):  # UserError is a ValueError
+        whole = isinstance(plan.swept, list) and all(isinstance(x, str) for x in plan.swept)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):  # UserError too
         return None
     return plan if whole else None
 

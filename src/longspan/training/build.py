@@ -2,6 +2,8 @@
 
 import inspect
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -29,6 +31,7 @@ from longspan.pretrained.tokenizer import (
     document_encoder,
     give_token_types,
     load_tokenizer,
+    vocabulary_size,
 )
 from longspan.tasks.qa import QuestionAnswering
 from longspan.training.module import Task
@@ -73,7 +76,7 @@ def prepare(config: Config, sample: int | None = None) -> Prepared:
             None = everything, for a run.
     """
     tokenizer = load_tokenizer(config.data.tokenizer or EMBEDDED_TOKENIZER)
-    config = complete(config, len(tokenizer))
+    config = complete(config, vocabulary_size(tokenizer))
     give_token_types(tokenizer, config.model)
     encoder = document_encoder(config, tokenizer)
     rows = None
@@ -158,10 +161,56 @@ def check_trainer(config: Config) -> None:
     Raises:
         UserError: it does not.
     """
+    error = _refusal(config)
+    if error is None:
+        return
+    default = TrainerConfig()
+    changed = {
+        name: value for name, value in vars(config.trainer).items() if value != vars(default)[name]
+    }
+    # the fields without which it would be taken; all where no single one is to blame
+    guilty = [
+        name
+        for name in changed
+        if _refusal(replace(config, trainer=replace(config.trainer, **{name: vars(default)[name]})))
+        is None
+    ]
+    given = ", ".join(f"trainer.{name}={changed[name]}" for name in guilty or changed)
+    reason = " ".join(str(error).split()).rstrip(".")
+    raise UserError(f"{given}: Lightning does not take that ({reason}); change it") from error
+
+
+@contextmanager
+def misconfigurations(config: Config) -> Iterator[None]:
+    """What Lightning finds wrong with `trainer.*` only as it meets the data, as a `UserError`."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        default = vars(TrainerConfig())
+        given = ", ".join(
+            f"trainer.{name}={value}"
+            for name, value in vars(config.trainer).items()
+            if value != default[name] and ("batches" in name or "val" in name)
+        )
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"{given or 'trainer'}: Lightning does not take that ({reason}); change it"
+        ) from error
+
+
+def _refusal(config: Config) -> Exception | None:
+    """What Lightning has against `trainer.*`."""
     try:
         _trainer(config, logger=DummyLogger())
-    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
-        raise UserError(f"trainer: Lightning does not take these values: {error}") from error
+    except (
+        MisconfigurationException,
+        ValueError,
+        TypeError,
+        OverflowError,
+        ImportError,
+    ) as error:
+        return error
+    return None
 
 
 def check_attention(config: Config) -> None:

@@ -30,6 +30,7 @@ from longspan.training.build import (
     check_attention,
     check_trainer,
     draw_of,
+    misconfigurations,
     prepare,
 )
 from longspan.training.callbacks import (
@@ -39,6 +40,7 @@ from longspan.training.callbacks import (
     forget_peak_memory,
     peak_memory_bytes,
 )
+from longspan.training.capacity import check_capacity
 from longspan.training.figures import draw_figures
 from longspan.training.memory_guard import MemoryGuard
 from longspan.training.module import CalibratedTask, LongDocumentModule
@@ -66,10 +68,10 @@ def train(config: Config) -> dict[str, Any]:
     folder.check_free(config)
     config = folder.with_its_budget(config)
     if folder.is_finished and not config.overwrite:
-        finished = folder.read_report()
-        report.show(finished, folder.path)
+        finished = report.show_again(folder)
         log.info("this run was finished before; overwrite=true does it again")
         return finished
+    check_capacity(config)
     check_trainer(config)
     check_attention(config)
     check_adapters(config)
@@ -82,12 +84,14 @@ def train(config: Config) -> dict[str, Any]:
         raise UserError(
             f"checkpoint.patience={config.checkpoint.patience} needs a dev split; drop it"
         )
+    check_capacity(config)  # once more, with the tokenizer's vocabulary
     process = resident_bytes()  # without the model
     module = _new_module(prepared)
     # from here on nothing is left that the user could have to mend: a folder is made, or emptied
     if rank_zero_only.rank == 0:
         folder.prepare(config)
-    return _train(prepared, module, folder, started, process)
+    with misconfigurations(config):
+        return _train(prepared, module, folder, started, process)
 
 
 def _new_module(prepared: Prepared) -> LongDocumentModule:

@@ -109,7 +109,24 @@ class RunFolder:
         return self.report_file.is_file()
 
     def read_report(self) -> dict[str, Any]:
-        return json.loads(self.report_file.read_text(encoding="utf-8"))
+        """As `write_report` wrote it.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            report = json.loads(self.report_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(
+                f"{self.report_file} is damaged ({error}); remove it, and the same command "
+                "finishes the run again"
+            ) from error
+        if not isinstance(report, dict):
+            raise UserError(
+                f"{self.report_file} is damaged (no mapping); remove it, and the same command "
+                "finishes the run again"
+            )
+        return report
 
     def read_config(self) -> Config:
         """The config of the run.
@@ -119,9 +136,14 @@ class RunFolder:
         """
         try:
             data = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
             raise UserError(f"run={self.path} holds no run ({error}); give a run folder") from error
-        return from_dict(Config, data)
+        try:
+            return from_dict(Config, data)
+        except UserError as error:
+            raise UserError(
+                f"{self.config_file} is damaged or of another release ({error})"
+            ) from error
 
     def check_free(self, config: Config) -> None:
         """Whether `config` may run here: nothing here, or the same run, begun or finished.
@@ -158,9 +180,9 @@ class RunFolder:
             shutil.rmtree(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        except (OSError, UnicodeEncodeError) as error:
             raise UserError(
-                f"runs_dir={config.runs_dir}: {self.path} cannot be made ({error.strerror}); "
+                f"runs_dir={config.runs_dir}: {self.path} cannot be made ({getattr(error, 'strerror', error)}); "
                 "name a folder that you may write to"
             ) from error
         if not self.config_file.exists():
