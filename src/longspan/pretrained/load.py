@@ -66,9 +66,7 @@ def complete_model(model: Mapping[str, Any]) -> dict[str, Any]:
     """
     if model.get("pretrained") is None:
         return dict(model)
-    given = {name: value for name, value in model.items() if value != KEEP}
-    if isinstance(given.get("pattern"), Mapping):
-        given["pattern"] = {name: x for name, x in given["pattern"].items() if x != KEEP}
+    given = given_fields(model)
     typed_fields(ModelConfig, given, "model")  # what follows computes with them
     folder = pretrained_folder(model["pretrained"])
     theirs = family_of(folder).architecture(read_config(folder))
@@ -87,6 +85,15 @@ def complete_model(model: Mapping[str, Any]) -> dict[str, Any]:
             "leave it out, or use model=pretrained"
         )
     return {**theirs, **given, "num_layers": len(kept)}
+
+
+def given_fields(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What is not left as the pretrained model has it."""
+    return {
+        name: given_fields(value) if isinstance(value, Mapping) else value
+        for name, value in model.items()
+        if value != KEEP
+    }
 
 
 def complete_config(data: dict[str, Any]) -> dict[str, Any]:
