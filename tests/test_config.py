@@ -264,7 +264,9 @@ def test_what_is_left_open_follows_from_the_rest():
 @st.composite
 def valid(draw):
     """Some fields of a config, of every kind of type."""
-    name = st.text(st.characters(exclude_characters="/\\\0", codec="utf-8"), min_size=1, max_size=60)
+    name = st.text(
+        st.characters(exclude_characters="/\\\0", codec="utf-8"), min_size=1, max_size=60
+    )
     share = st.floats(0, 1, exclude_max=True)
     layers = draw(st.integers(1, 4))
     window = st.none() | st.integers(0, 10**6)
@@ -297,7 +299,9 @@ def valid(draw):
             "betas": draw(st.tuples(share, share).map(list)),
         },
         "trainer": {
-            "limit_train_batches": draw(st.none() | st.integers(-(2**63), 2**63 - 1) | st.floats(0, 1)),
+            "limit_train_batches": draw(
+                st.none() | st.integers(-(2**63), 2**63 - 1) | st.floats(0, 1)
+            ),
             "deterministic": draw(st.none() | st.booleans() | st.just("warn")),
             "devices": draw(st.integers(1, 8) | st.just("auto") | st.lists(st.integers(0, 7))),
         },
