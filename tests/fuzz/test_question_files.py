@@ -55,6 +55,7 @@ ASKED = {  # a right row, and the fields that read it
     "choice": (CHOICE, {"task.name": "choice", "data.answers_column": "answer"}),
     "mlm of a format": (TRIVIA, {"task.name": "mlm", "data.format": "trivia_qa"}),
     "streamed": (QASPER, {"task.name": "mlm", "data.format": "qasper", "data.streaming": True,
+                          "data.held_out": 0,
                           "trainer.max_steps": 1}),
 }  # fmt: skip
 ODD = ("", " ", "x", "Paris", "\0", "\ud800", "e\u0301", "yes", "A", "İ" * 3, "w " * 2000)

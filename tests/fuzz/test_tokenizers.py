@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from longspan.config import GlobalsConfig
 
 FUZZ = settings.get_profile(os.environ.get("LONGSPAN_FUZZ", "fuzz"))
-MANY = 100_000
+MANY = 2000
 TEXTS = {
     "control characters": "\x00\x01\x1b\x7f\x85",
     "half a pair of surrogates": "a \ud800 b \udfff",
@@ -134,3 +134,15 @@ def test_a_text(verdict, make_encoder, kind, parts, length, truncate):
             offsets = np.zeros((0, 2)) if feature.offsets is None else feature.offsets
             assert (offsets[:, 0] <= offsets[:, 1]).all()
             assert offsets.max(initial=0) <= len(text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", ["a", " ", "\u0301", "e\u0301", "\u05d0 ", "\x00", "a ", "."])
+@pytest.mark.parametrize("kind", ["embedded", "plain"])
+def test_a_million_repeats(verdict, make_encoder, kind, unit):
+    encoder = make_encoder(kind, 4096, "head+tail", GlobalsConfig(cls=False, first_k=1, every_k=9))
+    text = "w1 " + unit * 10**6
+    for call in (encoder.encode, encoder.encode_pieces):
+        found, line = verdict(call, ["a"], [text])
+        assert line is None
+        assert found
