@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from longspan.sweep.lock import Lock
+from longspan.lock import Lock
 from longspan.sweep.paths import CellPaths
 from longspan.sweep.results import read_sweep
 

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from longspan.sweep.lock import STALE_SECONDS, Lock, Owner, TakenError, owner_of
+from longspan.lock import STALE_SECONDS, Lock, Owner, TakenError, owner_of
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def holder(tmp_path):
     program = f"""
         import time
         from pathlib import Path
-        from longspan.sweep.lock import Lock
+        from longspan.lock import Lock
         with Lock(Path({str(tmp_path / "lock")!r})):
             print("held", flush=True)
             time.sleep(600)
@@ -72,7 +72,7 @@ def test_the_heart_of_an_owner_elsewhere_decides(tmp_path):
 
 
 def test_a_heart_beats_while_the_lock_is_held(tmp_path, monkeypatch):
-    monkeypatch.setattr("longspan.sweep.lock.HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr("longspan.lock.HEARTBEAT_SECONDS", 0.01)
     with Lock(tmp_path / "lock") as lock:
         os.utime(lock.path, (1, 1))
         while lock.path.stat().st_mtime < 2:
@@ -92,7 +92,7 @@ def test_many_at_once_never_hold_it_together(tmp_path):
     program = f"""
         import os, time
         from pathlib import Path
-        from longspan.sweep.lock import Lock, TakenError
+        from longspan.lock import Lock, TakenError
         folder, entered = Path({str(tmp_path)!r}), 0
         while entered < 20:
             try:
