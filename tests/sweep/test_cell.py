@@ -14,9 +14,9 @@ import pytest
 
 from longspan.config import SweepConfig
 from longspan.errors import UserError
+from longspan.lock import Lock, TakenError
 from longspan.sweep import process
 from longspan.sweep.cell import BUSY, PLAIN, alone_at, cell_of, corruption_of, set_aside_if_corrupt
-from longspan.lock import Lock, TakenError
 from longspan.sweep.paths import CellPaths
 from longspan.sweep.process import Outcome, run_cell
 

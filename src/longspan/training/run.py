@@ -38,6 +38,7 @@ from longspan.training.callbacks import (
 )
 from longspan.training.checkpoints.callback import SaveCheckpoints
 from longspan.training.checkpoints.choose import step_to_resume, take_best_weights
+from longspan.training.checkpoints.store import CheckpointStore
 from longspan.training.figures import draw_figures
 from longspan.training.module import CalibratedTask, LongDocumentModule
 from longspan.training.run_folder import RunFolder, folder_of, write_errors_told
@@ -128,10 +129,10 @@ def _train(
     callbacks = [throughput, FiniteLoss(), InterruptionNotice(folder.last_checkpoints)]
     if config.trainer.max_steps > 0:
         callbacks.append(StepLimit(config.trainer.max_steps))
-    saving = _saving(config, folder, task.monitor, "dev" in prepared.splits)
-    callbacks += _early_stopping(config, saving)
+    store = _store(config, folder, task.monitor, "dev" in prepared.splits)
+    callbacks += _checkpointing(config, store)
     arguments = {"logger": loggers, "callbacks": callbacks, "default_root_dir": folder.path}
-    arguments["plugins"] = saving.with_plugin(config.trainer.plugins)
+    arguments["plugins"] = store.with_plugin(config.trainer.plugins)
     if "dev" not in prepared.splits:
         arguments["limit_val_batches"] = 0
     trainer = build_trainer(config, **arguments)
@@ -139,7 +140,7 @@ def _train(
     parameters = sum(weight.numel() for weight in merged_state(module).values())
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     forecast = predicted(prepared, parameters, trained, process)
-    kept_step = _fit(trainer, module, data, saving)
+    kept_step = _fit(trainer, module, data, store)
     facts = {
         "tokens_per_second": throughput.tokens_per_second,
         "peak_memory_bytes": peak_memory_bytes(),
@@ -157,18 +158,18 @@ def _train(
 
 
 def _fit(
-    trainer: L.Trainer, module: LongDocumentModule, data: DocumentData, saving: SaveCheckpoints
+    trainer: L.Trainer, module: LongDocumentModule, data: DocumentData, store: CheckpointStore
 ) -> int:
     """Train from the last checkpoint that is whole, and take the best weights: of which step?"""
-    step = saving.resumed = step_to_resume(saving.last, mend=trainer.is_global_zero)
+    step = store.resumed = step_to_resume(store.last, mend=trainer.is_global_zero)
     for logger in trainer.loggers:
         if isinstance(logger, MetricsFile):  # what was recorded after it will be recorded again
             logger.discard_from(step)
-    resume = saving.last.folder(step) if step else None
+    resume = store.last.folder(step) if step else None
     trainer.fit(module, datamodule=data, ckpt_path=resume)
-    if saving.monitor is None:
+    if store.monitor is None:
         return trainer.global_step
-    return take_best_weights(trainer, module, saving.best, saving.monitor[1])
+    return take_best_weights(trainer, module, store.best, store.monitor[1])
 
 
 def _finish(
@@ -246,23 +247,25 @@ def _log_figures(loggers: list[Logger], figures: dict[str, Path]) -> None:
                 logger.log_image(f"figures/{name}", [str(file)])
 
 
-def _saving(
+def _store(
     config: Config, folder: RunFolder, task_monitor: tuple[str, str], has_dev: bool
-) -> SaveCheckpoints:
-    """The last state for resuming; the best weights by the dev metric."""
+) -> CheckpointStore:
     own = config.checkpoint
-    if not has_dev:
-        monitor = None
-        if config.data.streaming and own.every_n_steps is None:  # no validation, no end of an epoch
-            own = replace(own, every_n_steps=max(1, config.trainer.max_steps // 10))
-    else:
+    monitor = None
+    if has_dev:
         monitor = (own.monitor, own.mode) if own.monitor and own.mode else task_monitor
-    return SaveCheckpoints(own, folder.last_checkpoints, folder.best_checkpoints, monitor)
+    return CheckpointStore(own, folder.last_checkpoints, folder.best_checkpoints, monitor)
 
 
-def _early_stopping(config: Config, saving: SaveCheckpoints) -> list[Callback]:
-    patience = config.checkpoint.patience
-    if patience is None or saving.monitor is None:
+def _checkpointing(config: Config, store: CheckpointStore) -> list[Callback]:
+    """The last state for resuming; the best weights by the dev metric; early stopping on it."""
+    every, patience = config.checkpoint.every_n_steps, config.checkpoint.patience
+    if store.monitor is None:
+        if config.data.streaming and every is None:  # no validation, and no end of an epoch
+            every = max(1, config.trainer.max_steps // 10)
+        return [SaveCheckpoints(store, every)]
+    saving = SaveCheckpoints(store, every)
+    if patience is None:
         return [saving]
-    metric, mode = saving.monitor
+    metric, mode = store.monitor
     return [EarlyStopping(f"dev/{metric}", mode=mode, patience=patience), saving]

@@ -1,83 +1,30 @@
-"""When checkpoints are saved, which are kept, and what happens where the disk refuses one."""
+"""When checkpoints are saved."""
 
-import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from longspan.config import CheckpointConfig
-from longspan.durable import cannot_write
-from longspan.errors import UserError
-from longspan.training.checkpoints.io import CheckpointFolders
-from longspan.training.checkpoints.manifest import best_first
-from longspan.training.checkpoints.shelf import Shelf
-from longspan.training.tracking import MetricsFile
-
-log = logging.getLogger(__name__)
+from longspan.training.checkpoints.store import CheckpointStore
 
 
 class SaveCheckpoints(Checkpoint):
-    """Saves the last state, to go on from, and the best weights by the dev metric.
-
-    Lightning's ModelCheckpoint keeps what it knows of its files in the state that it saves, under
-    absolute paths; it forgets on resuming that it has saved this step; and where the disk is full,
-    one rank raises and the others wait. Here the manifests on the disk are all that is known, and
-    the ranks agree on what became of every checkpoint.
-
-    Best weights are written before the last state: a kill in between goes on from the state before,
-    and comes to the same weights again. The other way round they would never be saved.
+    """Saves the best weights after every validation, and the last state then or every few steps.
 
     Args:
-        config: how often, how many, and what to do where one cannot be written.
-        last: states to go on from.
-        best: weights by the metric.
-        monitor: metric and min or max; None = there is no dev split.
-
-    Attributes:
-        io: the trainer's plugin, which writes them.
-        resumed: the step that this process goes on from; 0 = it starts anew.
+        store: where to.
+        every_n_steps: between two states; None = at every validation, or the end of every epoch
+            where there is none.
     """
 
-    def __init__(
-        self,
-        config: CheckpointConfig,
-        last: Shelf,
-        best: Shelf,
-        monitor: tuple[str, str] | None,
-    ) -> None:
-        self.config, self.last, self.best, self.monitor = config, last, best, monitor
-        self.io = CheckpointFolders()
-        self.resumed = 0
-        self._step_of_last = self._step_of_best = -1
-
-    def with_plugin(self, others: str | Sequence[str] | None) -> list[Any]:
-        """The trainer's plugins: others, and the one that writes checkpoints."""
-        named = [others] if isinstance(others, str) else list(others or ())
-        return [*named, self.io]
+    def __init__(self, store: CheckpointStore, every_n_steps: int | None) -> None:
+        self.store, self.every_n_steps = store, every_n_steps
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Make sure that all ranks go on from the same state: they chose it before they had met.
-
-        Raises:
-            UserError: they do not.
-        """
-        if stage != "fit" or trainer.world_size == 1:
-            return
-        steps: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(steps, self.resumed)
-        if len(set(steps)) > 1:
-            raise UserError(
-                f"the ranks see checkpoints of different steps in {self.last.path} ({steps}); put "
-                "runs_dir on a file system that all hosts share"
-            )
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._step_of_last = trainer.global_step  # there is nothing new to be saved yet
+        if stage == "fit":
+            self.store.check_ranks(trainer)
 
     def on_train_batch_end(
         self,
@@ -87,121 +34,38 @@ class SaveCheckpoints(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        every = self.config.every_n_steps
-        if every is not None and trainer.global_step % every == 0:
-            self._save_last_once(trainer)
+        if self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0:
+            self.store.save_last(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and not self._waits_for_epoch_end(trainer):
-            self._save_both(trainer)
+        is_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if is_training and not self._waits_for_epoch_end(trainer):
+            self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._waits_for_epoch_end(trainer):
-            self._save_both(trainer)
-
-    def save_last(self, trainer: L.Trainer) -> Path | None:
-        """Save the state as it is, on all ranks at once.
-
-        Returns:
-            where it lies; None = it could not be written and training is to go on.
-
-        Raises:
-            UserError: it could not be written and training is to stop.
-        """
-        step = self._step_of_last = trainer.global_step
-        saved = self._save(trainer, self.last)
-        if saved is not None and trainer.is_global_zero:
-            until = [saved for saved in self.last.steps() if saved <= step]
-            _keep(self.last, until[-self.config.keep_last :], step)
-        return saved
+            self._save(trainer)
 
     def _waits_for_epoch_end(self, trainer: L.Trainer) -> bool:
         """Whether an epoch ends with its only validation, or without one: then all is done by then.
 
         Early stopping has counted, too.
         """
-        if self.monitor is None or not sum(trainer.num_val_batches):
+        if self.store.monitor is None or not sum(trainer.num_val_batches):
             return True
         return trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1.0
 
-    def _save_both(self, trainer: L.Trainer) -> None:
-        if trainer.sanity_checking or _is_dry(trainer):
-            return
-        if self.monitor is not None and self._step_of_best != trainer.global_step:
-            self._save_if_best(trainer, *self.monitor)
-        if self.config.every_n_steps is None:
-            self._save_last_once(trainer)
-
-    def _save_last_once(self, trainer: L.Trainer) -> None:
-        if not _is_dry(trainer) and self._step_of_last != trainer.global_step:
-            self.save_last(trainer)
-
-    def _save_if_best(self, trainer: L.Trainer, metric: str, mode: str) -> None:
-        value = trainer.callback_metrics.get(f"dev/{metric}")
-        if value is None:
-            return  # no validation yet
-        step, score = trainer.global_step, float(value)
-        self._step_of_best = step
-        kept = None
-        if trainer.is_global_zero:
-            # what lies there under this step is of the time before the run was resumed
-            scores = self.best.scores(step - 1) | {step: score}
-            kept = best_first(scores, mode)[: self.config.keep_best]
-        kept = trainer.strategy.broadcast(kept)
-        assert kept is not None
-        if step in kept and self._save(trainer, self.best, score) is None:
-            return
-        if trainer.is_global_zero:
-            _keep(self.best, kept, step)
-
-    def _save(self, trainer: L.Trainer, shelf: Shelf, score: float | None = None) -> Path | None:
-        folder = shelf.folder(trainer.global_step)
-        # who goes on from a checkpoint finds the records up to its step
-        failure = trainer.strategy.broadcast(_sync_records(trainer))
-        if failure is None:
-            trainer.save_checkpoint(folder, score is not None, storage_options=score)
-            failure = trainer.strategy.broadcast(self.io.failure)
-        if failure is None:
-            return folder
-        kept = self.last.steps()
-        stays = f"{self.last.folder(kept[-1])} stays" if kept else "there is none before it"
-        if self.config.on_write_error == "stop":
-            raise UserError(f"{failure}; {stays}; make room, and the same command goes on")
-        log.warning("%s; training goes on, %s", failure, stays)
-        return None
+    def _save(self, trainer: L.Trainer) -> None:
+        self.store.save_best(trainer)
+        if self.every_n_steps is None:
+            self.store.save_last(trainer)
 
 
 def save_now(trainer: L.Trainer) -> Path | None:
     """Save the state at once from within a callback; all ranks must call it at the same step.
 
-    Returns:
-        the checkpoint; None = it could not be written, which is said, and training is to go on.
-
-    Raises:
-        UserError: it could not be written, and training is to stop.
+    Returns, raises:
+        as `CheckpointStore.save_last`.
     """
     (saving,) = (c for c in trainer.checkpoint_callbacks if isinstance(c, SaveCheckpoints))
-    return saving.save_last(trainer)
-
-
-def _is_dry(trainer: L.Trainer) -> bool:
-    return bool(getattr(trainer, "fast_dev_run", False))  # Lightning sets it where no type says so
-
-
-def _keep(shelf: Shelf, steps: Sequence[int], until: int) -> None:
-    try:
-        shelf.keep(steps, until)
-    except OSError as error:  # costs space, and nothing else
-        log.warning("%s: old checkpoints cannot be removed (%s)", shelf.path, error)
-
-
-def _sync_records(trainer: L.Trainer) -> str | None:
-    """Bring the metrics to the disk; what keeps them from it, if anything does."""
-    if trainer.is_global_zero:
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsFile):
-                try:
-                    logger.sync()
-                except OSError as error:
-                    return cannot_write(error, logger.metrics_path)
-    return None
+    return saving.store.save_last(trainer)

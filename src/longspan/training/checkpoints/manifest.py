@@ -10,6 +10,7 @@ import errno
 import json
 import math
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import file_digest, sha256
@@ -93,7 +94,7 @@ def read_manifest(folder: Path) -> Manifest:
         whole = manifest.to_bytes() == content
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{MANIFEST} is no manifest") from error
-    if not whole:
+    if not whole or any(Path(name).name != name for name in files):
         raise DamagedError(f"{MANIFEST} is not as it was written")
     if folder_name(manifest.step) != folder.name:
         raise DamagedError(f"{MANIFEST} is that of {folder_name(manifest.step)}")
@@ -122,7 +123,10 @@ def verify(folder: Path) -> Manifest:
 
 def _check_file(file: Path, record: FileRecord) -> None:
     try:
-        size = file.stat().st_size
+        about = file.stat()
+        if not stat.S_ISREG(about.st_mode):  # a pipe would let us wait for ever
+            raise DamagedError(f"{file.name} is no file")
+        size = about.st_size
         with file.open("rb") as stream:
             digest = file_digest(stream, "sha256").hexdigest()
     except OSError as error:
