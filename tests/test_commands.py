@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from longspan.config import Config
 from longspan.training.run import train
+from longspan.training.run_folder import RunFolder
 from longspan.training.tracking import read_metrics
 from longspan.typed import from_dict
 
@@ -97,8 +98,11 @@ def test_a_run_leaves_its_folder_and_nothing_else(runs, folder):
         "metrics.jsonl",
         "speed.jsonl",
         "report.json",
-        "checkpoints/best.ckpt",
-        "checkpoints/last.ckpt",
+        *(
+            f"checkpoints/{kind}/{file}"
+            for kind in ("best/step=00000010", "last/step=00000005", "last/step=00000010")
+            for file in ("manifest.json", "state.pt", "weights.safetensors")
+        ),
         "model/config.json",
         "model/model.safetensors",
         "model/tokenizer.json",
@@ -239,10 +243,10 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(overrides, tmp_path):
     epochs = 60  # so many that it is not done before the signal comes
     command = [*overrides, "name=broken", f"trainer.max_epochs={epochs}"]
     folder = tmp_path / "runs" / "default" / "broken"
-    checkpoint = folder / "checkpoints" / "last.ckpt"
+    checkpoints = RunFolder(folder).last_checkpoints
 
     process = start("train.py", *command, cwd=tmp_path)
-    while not checkpoint.exists():
+    while not checkpoints.steps():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
@@ -250,14 +254,15 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(overrides, tmp_path):
     assert process.returncode == 1
     assert "run folder" not in stdout
     assert_quiet(stderr.replace("warning: interrupted", ""))
-    assert f"the same command goes on from {checkpoint.relative_to(tmp_path)}" in stderr
+    reached = checkpoints.steps()[-1]
+    checkpoint = checkpoints.folder(reached).relative_to(tmp_path)
+    assert f"the same command goes on from {checkpoint}" in stderr
     assert not (folder / "report.json").exists()
-    reached = torch.load(checkpoint, weights_only=True)["global_step"]
 
     done = run("train.py", *command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert_quiet(done.stderr)
-    assert f"resuming from {checkpoint.relative_to(tmp_path)}, step {reached}" in done.stderr
+    assert f"resuming from {checkpoint}, step {reached}" in done.stderr
     steps = json.loads((folder / "report.json").read_text())["steps"]
     assert steps > reached
     records = read_metrics(folder / "metrics.jsonl")

@@ -1,4 +1,4 @@
-"""Every fault that one file of a checkpoint can have, tried: `python tests/training/checkpoint_faults.py`.
+"""Every fault that one file of a checkpoint can have, tried: `python benchmarks/checkpoint_faults.py`.
 
 Of two checkpoints the newer one is damaged, in one way at a time: each byte flipped, each length
 cut to, pages of zeros, files that are missing, empty, longer, of another checkpoint, or no files.

@@ -1,4 +1,4 @@
-"""A kill at every line of writing checkpoints: `python tests/training/checkpoint_kills.py`.
+"""A kill at every line of writing checkpoints: `python benchmarks/checkpoint_kills.py`.
 
 A forked process writes; a tracer ends it, as SIGKILL would, before the first line of our code that
 it runs, before the second, and so on to the last. Each time what is left must be a shelf whose
