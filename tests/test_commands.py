@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -268,6 +269,45 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(overrides, tmp_path):
     records = read_metrics(folder / "metrics.jsonl")
     assert [r["step"] for r in records if "train/loss" in r] == list(range(steps))
     assert [r["epoch"] for r in records if "dev/loss" in r] == list(range(epochs))
+
+
+@pytest.mark.slow
+def test_a_second_command_in_a_folder_stops_with_the_owner(overrides, tmp_path):
+    command = [*overrides, "name=taken", "trainer.max_epochs=200"]
+    folder = RunFolder(tmp_path / "runs" / "default" / "taken")
+    process = start("train.py", *command, cwd=tmp_path)
+    try:
+        while not folder.last_checkpoints.steps():
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.05)
+        line = the_line(run("train.py", *command, cwd=tmp_path))
+        assert f"taken: process {process.pid} on {socket.gethostname()} trains here" in line
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.communicate()
+    assert folder.lock.exists()  # as a kill leaves it
+    done = run("train.py", *command[:-1], "trainer.max_epochs=200", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"taking over from process {process.pid} on" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_ranks_go_on_from_the_same_checkpoint_where_the_newest_is_damaged(overrides, tmp_path):
+    command = [*overrides, "trainer=ddp", "name=ddp", "trainer.max_epochs=3"]
+    folder = RunFolder(tmp_path / "runs" / "default" / "ddp")
+    done = run("train.py", *command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = [folder.path / "metrics.jsonl", folder.model / "model.safetensors"]
+    expected = [file.read_bytes() for file in results]
+    before, newest = folder.last_checkpoints.steps()
+    folder.report_file.unlink()  # as if it had been killed at the end
+    (folder.last_checkpoints.folder(newest) / "weights.safetensors").write_bytes(b"")
+    done = run("train.py", *command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("is damaged (weights.safetensors has 0 bytes") == 1
+    assert done.stderr.count(f"step={before:08d}, step {before}") == 1
+    assert [file.read_bytes() for file in results] == expected
 
 
 def test_a_recipe_trains_its_first_part_once_and_goes_on_from_it(tiny_fields, tmp_path):

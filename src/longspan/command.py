@@ -168,8 +168,6 @@ def set_up_logging() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # our loader reads on where an interrupted epoch stopped (DocumentData._batches_done)
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
-    # a run that goes on finds its own checkpoints
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # our records go on counting steps from epoch to epoch
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than")
     # Lightning 2.6 calls what torch 2.13 deprecates; nothing a user could do about it

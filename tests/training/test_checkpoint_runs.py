@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from longspan.training.module import LongDocumentModule
 from longspan.training.run import train
 from longspan.training.run_folder import RunFolder
 from longspan.training.run_lock import alone_in
-from longspan.training.tracking import MetricsFile, read_metrics
+from longspan.training.tracking import MetricsFile, _append_bytes, read_metrics
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",
@@ -33,6 +34,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 STEPS = 5  # of an epoch
+PAGE = 4096  # bytes
 RESULTS = ("metrics.jsonl", "model/model.safetensors", "predictions/test.jsonl")
 EPOCHS = {"trainer.max_epochs": 4}
 
@@ -196,11 +198,11 @@ def test_how_many_are_kept_may_change_as_a_run_goes_on(run, broken, folder, unbr
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of a megabyte, and what fills and empties it."""
+    """A file system of 16 megabytes, and what fills and empties it."""
     mount = tmp_path / "disk"
     mount.mkdir()
     made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", mount], capture_output=True, text=True
     )
     if made.returncode:
         pytest.skip(f"no file system may be mounted here: {made.stderr.strip()}")
@@ -214,43 +216,73 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_is_reported_and_training_goes_on(run, at_step, small_disk, unbroken, caplog):
-    """From the second epoch to the third nothing can be written."""
-    with at_step({STEPS + 1: small_disk.fill, 2 * STEPS + 3: small_disk.empty}):
+    """At the end of the second epoch no checkpoint can be written."""
+    full = {2 * STEPS: lambda: small_disk.fill(left=2 * PAGE), 2 * STEPS + 3: small_disk.empty}
+    with at_step(full):
         folder = run(small_disk.path)
-    (metrics,) = [line for line in caplog.messages if f"{folder.path}/metrics.jsonl cannot" in line]
-    assert metrics.endswith("0 bytes free); training goes on, and the records wait in memory")
-    failed = [line for line in caplog.messages if "step=00000010" in line or "stays" in line]
+    failed = [line for line in caplog.messages if "cannot be written" in line]
     assert failed
     for line in failed:
-        assert "cannot be written (No space left on device: " in line
-        stays = folder.last_checkpoints.folder(5)
-        assert line.endswith(f"training goes on, {stays} stays")
-    assert_same_results(folder, unbroken)
+        (numbers,) = re.findall(
+            r"\(No space left on device: ([\d,]+) bytes needed, ([\d,]+) ", line
+        )
+        needed, free = (int(number.replace(",", "")) for number in numbers)
+        assert needed > 2 * PAGE >= free
+        assert "/step=00000010 cannot be" in line
+        assert line.endswith(f"training goes on, {folder.last_checkpoints.folder(5)} stays")
     assert folder.last_checkpoints.steps() == [15, 20]  # the next one is whole again
     assert not list(folder.path.rglob(".*"))
+    assert_same_results(folder, unbroken)
 
 
-def test_room_for_records_alone_is_no_room_for_a_checkpoint(
-    run, at_step, small_disk, unbroken, caplog
+@pytest.fixture
+def no_room_for_records(at_step, monkeypatch):
+    """In the second epoch the disk takes no record."""
+
+    @contextmanager
+    def no_room():
+        with monkeypatch.context() as patch:
+            name = "longspan.training.tracking._append_bytes"
+            actions = {
+                STEPS + 1: lambda: patch.setattr(name, refuse_all),
+                2 * STEPS + 3: lambda: patch.setattr(name, _append_bytes),
+            }
+            with at_step(actions):
+                yield
+
+    return no_room
+
+
+def refuse_all(path, content):
+    raise OSError(28, "No space left on device", str(path))
+
+
+def test_records_wait_for_room_and_no_checkpoint_is_ahead_of_them(
+    run, folder, no_room_for_records, unbroken, caplog
 ):
-    with at_step(
-        {
-            2 * STEPS: lambda: small_disk.fill(left=2 * 4096),
-            2 * STEPS + 3: small_disk.empty,
-        }
-    ):
-        folder = run(small_disk.path)
-    (first, *_) = [line for line in caplog.messages if "step=00000010 cannot be written" in line]
-    assert "(No space left on device: " in first
-    needed = int(first.partition("device: ")[2].partition(" bytes needed")[0].replace(",", ""))
-    assert needed > 8192
-    assert not list(folder.path.rglob(".*"))
+    with no_room_for_records():
+        run()
+    said = [line for line in caplog.messages if "metrics.jsonl cannot be written (No sp" in line]
+    assert said[0].endswith("; training goes on, and the records wait in memory")
+    assert said[-1].endswith(f"; training goes on, {folder.last_checkpoints.folder(5)} stays")
+    assert folder.last_checkpoints.steps() == [15, 20]
+    assert_same_results(folder, unbroken)
+
+
+def test_a_record_that_is_refused_stops_a_training_that_shall_stop(
+    run, folder, no_room_for_records, unbroken
+):
+    stop = {"checkpoint.on_write_error": "stop"}
+    with no_room_for_records(), pytest.raises(UserError, match=r"cannot be written \(No space"):
+        run(**stop)
+    assert folder.last_checkpoints.steps() == [5]
+    run(**stop)
     assert_same_results(folder, unbroken)
 
 
 def test_a_full_disk_stops_a_training_that_shall_stop(run, at_step, small_disk, unbroken):
     stop = {"checkpoint.on_write_error": "stop"}
-    full = at_step({2 * STEPS: lambda: small_disk.fill(left=2 * 4096)})
+    full = at_step({2 * STEPS: lambda: small_disk.fill(left=2 * PAGE)})
     with full, pytest.raises(UserError) as error:
         run(small_disk.path, **stop)
     folder = RunFolder(small_disk.path / "default" / "run")
@@ -260,12 +292,6 @@ def test_a_full_disk_stops_a_training_that_shall_stop(run, at_step, small_disk, 
     small_disk.empty()
     run(small_disk.path, **stop)
     assert_same_results(folder, unbroken)
-
-
-def test_a_record_that_is_refused_stops_a_training_that_shall_stop(run, at_step, small_disk):
-    full = at_step({STEPS + 1: small_disk.fill})
-    with full, pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(No space"):
-        run(small_disk.path, **{"checkpoint.on_write_error": "stop"})
 
 
 def test_a_disk_full_at_the_end_leaves_a_run_to_go_on(run, at_step, small_disk, unbroken):
@@ -312,10 +338,6 @@ def test_records_wait_for_room_and_come_in_their_order(tmp_path, monkeypatch, ca
     assert [r["step"] for r in read_metrics(file.metrics_path)] == [0, 1, 2]
     log_from(6)
     assert [r["step"] for r in read_metrics(file.metrics_path)] == list(range(9))
-
-
-def refuse_all(path, content):
-    raise OSError(28, "No space left on device", str(path))
 
 
 def test_no_decision_depends_on_the_clock(run, broken, folder, unbroken, monkeypatch):
