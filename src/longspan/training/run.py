@@ -161,7 +161,9 @@ def _fit(
     trainer: L.Trainer, module: LongDocumentModule, data: DocumentData, store: CheckpointStore
 ) -> int:
     """Train from the last checkpoint that is whole, and take the best weights: of which step?"""
-    step = store.resumed = step_to_resume(store.last, mend=trainer.is_global_zero)
+    # a further rank may have come before the first had emptied the folder
+    anew = module.config.overwrite
+    step = store.resumed = 0 if anew else step_to_resume(store.last, mend=trainer.is_global_zero)
     for logger in trainer.loggers:
         if isinstance(logger, MetricsFile):  # what was recorded after it will be recorded again
             logger.discard_from(step)
@@ -210,6 +212,7 @@ def _write(
     loggers: list[Logger],
     summary: dict[str, Any],
 ) -> None:
+    """All that a finished run leaves, the report last: it says that everything else is there."""
     weights = merged_state(module)
     save_model(folder.model, weights, config, prepared.task.labels, prepared.tokenizer)
     split = summary["split"]
