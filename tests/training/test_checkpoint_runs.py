@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings(
 STEPS = 5  # of an epoch
 PAGE = 4096  # bytes
 RESULTS = ("metrics.jsonl", "model/model.safetensors", "predictions/test.jsonl")
-EPOCHS = {"trainer.max_epochs": 4}
+FIELDS = {"trainer.max_epochs": 4, "model.hidden_dropout": 0, "task.head_dropout": 0}
 
 
 class CrashError(Exception):
@@ -48,7 +48,7 @@ def run(make_config, tmp_path):
     """Train a tiny config with some fields changed: its folder."""
 
     def run(runs_dir=tmp_path, **changes):
-        config = make_config(runs_dir, name="run", **EPOCHS | changes)
+        config = make_config(runs_dir, name="run", **FIELDS | changes)
         train(config)
         return RunFolder(runs_dir / config.experiment / config.name)
 
@@ -101,7 +101,7 @@ def broken(run, at_step):
 def unbroken(make_config, tmp_path_factory):
     """A run that nothing happened to: its folder."""
     runs_dir = tmp_path_factory.mktemp("unbroken")
-    config = make_config(runs_dir, name="run", **EPOCHS)
+    config = make_config(runs_dir, name="run", **FIELDS)
     train(config)
     return RunFolder(runs_dir / config.experiment / config.name)
 
