@@ -101,7 +101,7 @@ def test_a_run_leaves_its_folder_and_nothing_else(runs, folder):
         "report.json",
         *(
             f"checkpoints/{kind}/{file}"
-            for kind in ("best/step=00000010", "last/step=00000005", "last/step=00000010")
+            for kind in ("best/step=00000005", "last/step=00000005", "last/step=00000010")
             for file in ("manifest.json", "state.pt", "weights.safetensors")
         ),
         "model/config.json",

@@ -123,10 +123,7 @@ def verify(folder: Path) -> Manifest:
 
 def _check_file(file: Path, record: FileRecord) -> None:
     try:
-        about = file.stat()
-        if not stat.S_ISREG(about.st_mode):  # a pipe would let us wait for ever
-            raise DamagedError(f"{file.name} is no file")
-        size = about.st_size
+        size = _size(file)
         with file.open("rb") as stream:
             digest = file_digest(stream, "sha256").hexdigest()
     except OSError as error:
@@ -137,8 +134,16 @@ def _check_file(file: Path, record: FileRecord) -> None:
         raise DamagedError(f"{file.name} is not as it was written (SHA-256)")
 
 
+def _size(file: Path) -> int:
+    about = file.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise DamagedError(f"{file.name} is no file")  # and a pipe would let us wait for ever
+    return about.st_size
+
+
 def _read(file: Path) -> bytes:
     try:
+        _size(file)
         return file.read_bytes()
     except OSError as error:
         raise _unreadable(file, error) from error
