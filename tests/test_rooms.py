@@ -16,6 +16,8 @@ ROOMS = {
     "__init__": {"predict", "registration"},
     "registration": {"pretrained"},  # once transformers is loaded
     "errors": set(),
+    "durable": set(),
+    "lock": set(),
     "document": set(),
     "config": {"errors"},
     "typed": {"errors"},
@@ -29,7 +31,7 @@ ROOMS = {
     "cost": {"attention", "config", "errors"},
     "reach": {"batch", "config", "model"},
     "compose": {"command", "config", "errors", "pretrained", "training", "typed"},
-    "checkpoint": {"config", "errors", "typed"},
+    "checkpoint": {"config", "durable", "errors", "typed"},
     "tasks": {"batch", "config", "document", "encoding", "errors"},
     "data": {"__init__", "batch", "config", "document", "embedded", "encoding", "errors"},
     "pretrained": {
@@ -82,17 +84,30 @@ ROOMS = {
         "reach",
         "training",
     },
-    "sweep": {"command", "compose", "config", "errors", "forecast", "training", "typed"},
+    "sweep": {
+        "command",
+        "compose",
+        "config",
+        "durable",
+        "errors",
+        "forecast",
+        "lock",
+        "training",
+        "typed",
+    },
     "training": {
         "batch",
         "checkpoint",
+        "command",
         "config",
         "cost",
         "data",
+        "durable",
         "encoding",
         "errors",
         "globals",
         "known_tasks",
+        "lock",
         "model",
         "pretrained",
         "tasks",
@@ -119,7 +134,17 @@ HOMES = {
     "torchmetrics": {"tasks"},
     "typer": {"cli"},
 }
-STANDARD_ONLY = {"__init__", "registration", "errors", "config", "typed", "command", "embedded"}
+STANDARD_ONLY = {
+    "__init__",
+    "registration",
+    "errors",
+    "durable",
+    "lock",
+    "config",
+    "typed",
+    "command",
+    "embedded",
+}
 LIBRARIES_OF = {"batch": {"torch", "numpy"}, "attention": {"torch", "numpy"}, "model": {"torch"}}
 
 LINES = 300
@@ -208,7 +233,7 @@ def test_an_entry_point_is_hydra_and_one_call(name):
 def test_the_plugin_is_light_and_knows_no_training(file):
     """Every start of Hydra imports it."""
     assert libraries_imported(file) <= {"hydra", "hydra_plugins", "omegaconf", "optuna"}
-    rooms = {"compose", "config", "errors", "sweep", "training", "typed"}
+    rooms = {"compose", "config", "errors", "lock", "sweep", "training", "typed"}
     assert rooms_imported(file) <= rooms
     assert {n for n in imports_of(file) if n.startswith("longspan.training.")} <= {
         "longspan.training.run_folder",

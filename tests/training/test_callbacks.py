@@ -14,6 +14,7 @@ from longspan.training.callbacks import (
     forget_peak_memory,
     peak_memory_bytes,
 )
+from longspan.training.checkpoints.shelf import Shelf
 
 
 class Clock:
@@ -62,12 +63,14 @@ def test_throughput_is_the_tokens_of_training_over_its_time(clock):
     ],
 )
 def test_an_interruption_says_where_the_run_stands(tmp_path, caplog, exception, saved, said):
-    checkpoint = tmp_path / "last.ckpt"
+    checkpoints = Shelf(tmp_path)
     if saved:
-        checkpoint.touch()
+        for step in (7, 12):
+            checkpoints.folder(step).mkdir()
     with caplog.at_level(logging.WARNING):
-        InterruptionNotice(checkpoint).on_exception(None, None, exception)
-    assert caplog.messages == [line.format(checkpoint=checkpoint) for line in said]
+        InterruptionNotice(checkpoints).on_exception(None, None, exception)
+    newest = tmp_path / "step=00000012"
+    assert caplog.messages == [line.format(checkpoint=newest) for line in said]
 
 
 def test_peak_memory_never_falls():

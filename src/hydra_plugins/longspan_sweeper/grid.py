@@ -15,8 +15,8 @@ from omegaconf import OmegaConf, open_dict
 from longspan.compose.configuration import as_config, placed
 from longspan.config import Config, SweepConfig
 from longspan.errors import FieldError, UserError
+from longspan.lock import owner_of
 from longspan.sweep.cell import PLAIN, corruption_of, record_failure
-from longspan.sweep.lock import owner_of
 from longspan.sweep.paths import CellPaths
 from longspan.sweep.plan import Plan, as_value, cell_name, check_names, sweep_name
 from longspan.sweep.prediction import predict

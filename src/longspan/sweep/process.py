@@ -18,8 +18,8 @@ from typing import Literal
 
 from longspan.command import set_up_logging
 from longspan.config.sweep import SweepConfig
+from longspan.lock import owner_of
 from longspan.sweep.cell import BUSY, PARENT_VARIABLE, record_failure
-from longspan.sweep.lock import owner_of
 from longspan.sweep.paths import CellPaths
 from longspan.sweep.pruning import hopeless
 

@@ -13,6 +13,7 @@ import torch
 
 from longspan.batch import PackedBatch
 from longspan.errors import was_interrupted
+from longspan.training.checkpoints.shelf import Shelf
 
 log = logging.getLogger(__name__)
 
@@ -86,15 +87,19 @@ class StepLimit(L.Callback):
 class InterruptionNotice(L.Callback):
     """Says where an interrupted run stands."""
 
-    def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, checkpoints: Shelf) -> None:
+        self.checkpoints = checkpoints
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        if was_interrupted(exception) and self.checkpoint.is_file():
-            log.warning("interrupted; the same command goes on from %s", self.checkpoint)
-        elif was_interrupted(exception):
+        if not was_interrupted(exception):
+            return
+        steps = self.checkpoints.steps()
+        if steps:
+            newest = self.checkpoints.folder(steps[-1])
+            log.warning("interrupted; the same command goes on from %s", newest)
+        else:
             log.warning("interrupted before the first checkpoint; the same command starts anew")
 
 

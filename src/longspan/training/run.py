@@ -4,12 +4,10 @@ import logging
 import time
 from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
-import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -39,10 +37,14 @@ from longspan.training.callbacks import (
     forget_peak_memory,
     peak_memory_bytes,
 )
+from longspan.training.checkpoints.callback import SaveCheckpoints
+from longspan.training.checkpoints.choose import step_to_resume, take_best_weights
+from longspan.training.checkpoints.store import CheckpointStore
 from longspan.training.figures import draw_figures
 from longspan.training.memory_guard import MemoryGuard
 from longspan.training.module import CalibratedTask, LongDocumentModule
-from longspan.training.run_folder import RunFolder, folder_of
+from longspan.training.run_folder import RunFolder, folder_of, write_errors_told
+from longspan.training.run_lock import alone_in, check_alone
 from longspan.training.tracking import MetricsFile, build_loggers
 from longspan.training.wandb_logger import DetachedWandbLogger
 from longspan.typed import to_dict
@@ -66,10 +68,8 @@ def train(config: Config) -> dict[str, Any]:
     folder.check_free(config)
     config = folder.with_its_budget(config)
     if folder.is_finished and not config.overwrite:
-        finished = folder.read_report()
-        report.show(finished, folder.path)
-        log.info("this run was finished before; overwrite=true does it again")
-        return finished
+        return _show_finished(folder)
+    check_alone(folder)
     check_trainer(config)
     check_attention(config)
     check_adapters(config)
@@ -85,9 +85,21 @@ def train(config: Config) -> dict[str, Any]:
     process = resident_bytes()  # without the model
     module = _new_module(prepared)
     # from here on nothing is left that the user could have to mend: a folder is made, or emptied
-    if rank_zero_only.rank == 0:
-        folder.prepare(config)
-    return _train(prepared, module, folder, started, process)
+    with alone_in(folder):
+        folder.check_free(config)  # once more: somebody may have been here while data was prepared
+        if folder.is_finished and not config.overwrite:
+            return _show_finished(folder)
+        if rank_zero_only.rank == 0:
+            folder.prepare(config)
+            folder.clear_leftovers()
+        return _train(prepared, module, folder, started, process)
+
+
+def _show_finished(folder: RunFolder) -> dict[str, Any]:
+    finished = folder.read_report()
+    report.show(finished, folder.path)
+    log.info("this run was finished before; overwrite=true does it again")
+    return finished
 
 
 def _new_module(prepared: Prepared) -> LongDocumentModule:
@@ -113,18 +125,21 @@ def _train(
         run_id=f"{config.experiment}-{config.name}",
         group=config.logger.group or config.experiment,
         hparams=to_dict(config),
+        stop_on_write_error=config.checkpoint.on_write_error == "stop",
     )
     throughput = Throughput()
     bad_steps = BadSteps(
         config.trainer.max_bad_steps, BadStepFiles(folder.path, prepared.tokenizer)
     )
     memory_guard = MemoryGuard(config, documents_of(prepared))
-    notice = InterruptionNotice(folder.last_checkpoint)
+    notice = InterruptionNotice(folder.last_checkpoints)
     callbacks = [throughput, bad_steps, memory_guard, notice]
     if config.trainer.max_steps > 0:
         callbacks.append(StepLimit(config.trainer.max_steps))
-    callbacks += _checkpointing(config, folder, task.monitor, "dev" in prepared.splits)
+    store = _store(config, folder, task.monitor, "dev" in prepared.splits)
+    callbacks += _checkpointing(config, store)
     arguments = {"logger": loggers, "callbacks": callbacks, "default_root_dir": folder.path}
+    arguments["plugins"] = store.with_plugin(config.trainer.plugins)
     if "dev" not in prepared.splits:
         arguments["limit_val_batches"] = 0
     trainer = build_trainer(config, **arguments)
@@ -132,7 +147,7 @@ def _train(
     parameters = sum(weight.numel() for weight in merged_state(module).values())
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     forecast = predicted(prepared, parameters, trained, process)
-    _fit(trainer, module, data, folder)
+    kept_step = _fit(trainer, module, data, store)
     facts = {
         "tokens_per_second": throughput.tokens_per_second,
         "peak_memory_bytes": peak_memory_bytes(),
@@ -141,6 +156,7 @@ def _train(
         "trained_parameters": trained,
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
+        "kept_step": kept_step,  # whose weights the model has
         "packing_efficiency": packing,
         **bad_steps.facts(),
         "split_batches": memory_guard.split_batches,
@@ -151,31 +167,20 @@ def _train(
 
 
 def _fit(
-    trainer: L.Trainer, module: LongDocumentModule, data: DocumentData, folder: RunFolder
-) -> None:
-    """Train from the last checkpoint, if there is one, and take the best weights."""
-    resume = folder.last_checkpoint if folder.last_checkpoint.is_file() else None
-    step = 0 if resume is None else _step_of(resume)
-    if resume is not None:
-        log.info("resuming from %s, step %d", resume, step)
+    trainer: L.Trainer, module: LongDocumentModule, data: DocumentData, store: CheckpointStore
+) -> int:
+    """Train from the last checkpoint that is whole, and take the best weights: of which step?"""
+    # a further rank may have come before the first had emptied the folder
+    anew = module.config.overwrite
+    step = store.resumed = 0 if anew else step_to_resume(store.last, mend=trainer.is_global_zero)
     for logger in trainer.loggers:
         if isinstance(logger, MetricsFile):  # what was recorded after it will be recorded again
             logger.discard_from(step)
+    resume = store.last.folder(step) if step else None
     trainer.fit(module, datamodule=data, ckpt_path=resume)
-    if folder.best_checkpoint.is_file():
-        best = torch.load(folder.best_checkpoint, map_location="cpu", weights_only=True)
-        module.load_state_dict(best["state_dict"])
-
-
-def _step_of(checkpoint: Path) -> int:
-    try:
-        return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)[
-            "global_step"
-        ]
-    except (OSError, RuntimeError, EOFError, UnpicklingError, KeyError) as error:
-        raise UserError(
-            f"{checkpoint} cannot be read ({error}); remove it to start this run anew"
-        ) from error
+    if store.monitor is None:
+        return trainer.global_step
+    return take_best_weights(trainer, module, store.best, store.monitor[1])
 
 
 def _finish(
@@ -199,22 +204,34 @@ def _finish(
         summary["monitor"] = list(module.task.monitor)  # the metric that counts; min or max
         summary |= report.breakdown(module.task, module.predictions)
     if trainer.is_global_zero:
-        save_model(
-            folder.model,
-            merged_state(module),
-            config,
-            prepared.task.labels,
-            prepared.tokenizer,
-        )
-        if split is not None:
-            folder.write_predictions(split, module.predictions)
-            _log_figures(loggers, draw_figures(module.task, module.predictions, folder.figures))
-        folder.write_report(summary)
+        with write_errors_told(folder.path):
+            _write(prepared, module, config, folder, loggers, summary)
         report.show(summary, folder.path)
     for logger in loggers:
         if isinstance(logger, DetachedWandbLogger):
             logger.close()
     return summary
+
+
+def _write(
+    prepared: Prepared,
+    module: LongDocumentModule,
+    config: Config,
+    folder: RunFolder,
+    loggers: list[Logger],
+    summary: dict[str, Any],
+) -> None:
+    """All that a finished run leaves, the report last: it says that everything else is there."""
+    weights = merged_state(module)
+    save_model(folder.model, weights, config, prepared.task.labels, prepared.tokenizer)
+    split = summary["split"]
+    if split is not None:
+        folder.write_predictions(split, module.predictions)
+        _log_figures(loggers, draw_figures(module.task, module.predictions, folder.figures))
+    for logger in loggers:
+        if isinstance(logger, MetricsFile):
+            logger.sync()
+    folder.write_report(summary)
 
 
 def _calibrated(
@@ -242,29 +259,25 @@ def _log_figures(loggers: list[Logger], figures: dict[str, Path]) -> None:
                 logger.log_image(f"figures/{name}", [str(file)])
 
 
-def _checkpointing(
+def _store(
     config: Config, folder: RunFolder, task_monitor: tuple[str, str], has_dev: bool
-) -> list[Callback]:
-    """The last state for resuming; the best weights by the dev metric; early stopping on it."""
+) -> CheckpointStore:
     own = config.checkpoint
-    last = ModelCheckpoint(
-        folder.checkpoints,
-        folder.last_checkpoint.stem,
-        every_n_train_steps=own.every_n_steps,
-        enable_version_counter=False,
-    )
-    if not has_dev:
-        return [last]
-    metric, mode = (own.monitor, own.mode) if own.monitor and own.mode else task_monitor
-    best = ModelCheckpoint(
-        folder.checkpoints,
-        folder.best_checkpoint.stem,
-        monitor=f"dev/{metric}",
-        mode=mode,
-        save_weights_only=True,
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-    )
-    if own.patience is None:
-        return [best, last]
-    return [best, EarlyStopping(f"dev/{metric}", mode=mode, patience=own.patience), last]
+    monitor = None
+    if has_dev:
+        monitor = (own.monitor, own.mode) if own.monitor and own.mode else task_monitor
+    return CheckpointStore(own, folder.last_checkpoints, folder.best_checkpoints, monitor)
+
+
+def _checkpointing(config: Config, store: CheckpointStore) -> list[Callback]:
+    """The last state for resuming; the best weights by the dev metric; early stopping on it."""
+    every, patience = config.checkpoint.every_n_steps, config.checkpoint.patience
+    if store.monitor is None:
+        if config.data.streaming and every is None:  # no validation, and no end of an epoch
+            every = max(1, config.trainer.max_steps // 10)
+        return [SaveCheckpoints(store, every)]
+    saving = SaveCheckpoints(store, every)
+    if patience is None:
+        return [saving]
+    metric, mode = store.monitor
+    return [EarlyStopping(f"dev/{metric}", mode=mode, patience=patience), saving]
