@@ -40,6 +40,9 @@ from longspan.training.callbacks import (
 )
 from longspan.training.figures import draw_figures
 from longspan.training.module import CalibratedTask, LongDocumentModule
+from longspan.training.preemption import Notice, Preemption
+from longspan.training.randomness import PlacedRandomness
+from longspan.training.resuming import ExactResume, LastCheckpoint
 from longspan.training.run_folder import RunFolder, folder_of
 from longspan.training.tracking import MetricsFile, build_loggers
 from longspan.training.wandb_logger import DetachedWandbLogger
@@ -71,6 +74,11 @@ def train(config: Config) -> dict[str, Any]:
     check_trainer(config)
     check_attention(config)
     check_adapters(config)
+    with Notice() as notice:
+        return _start(config, folder, notice)
+
+
+def _start(config: Config, folder: RunFolder, notice: Notice) -> dict[str, Any]:
     started = time.perf_counter()
     forget_peak_memory()
     L.seed_everything(config.seed, workers=True, verbose=False)
@@ -85,7 +93,7 @@ def train(config: Config) -> dict[str, Any]:
     # from here on nothing is left that the user could have to mend: a folder is made, or emptied
     if rank_zero_only.rank == 0:
         folder.prepare(config)
-    return _train(prepared, module, folder, started, process)
+    return _train(prepared, module, folder, started, process, notice)
 
 
 def _new_module(prepared: Prepared) -> LongDocumentModule:
@@ -100,7 +108,12 @@ def _new_module(prepared: Prepared) -> LongDocumentModule:
 
 
 def _train(
-    prepared: Prepared, module: LongDocumentModule, folder: RunFolder, started: float, process: int
+    prepared: Prepared,
+    module: LongDocumentModule,
+    folder: RunFolder,
+    started: float,
+    process: int,
+    notice: Notice,
 ) -> dict[str, Any]:
     config, task = prepared.config, prepared.task
     data = DocumentData(config, prepared.splits, task, prepared.stream, draw_of(task))
@@ -112,11 +125,14 @@ def _train(
         group=config.logger.group or config.experiment,
         hparams=to_dict(config),
     )
-    throughput = Throughput()
-    callbacks = [throughput, FiniteLoss(), InterruptionNotice(folder.last_checkpoint)]
+    throughput = Throughput(started)
+    callbacks = [PlacedRandomness(config.seed), throughput, FiniteLoss()]
+    callbacks.append(InterruptionNotice(folder.last_checkpoint))
     if config.trainer.max_steps > 0:
         callbacks.append(StepLimit(config.trainer.max_steps))
+    callbacks.append(ExactResume())
     callbacks += _checkpointing(config, folder, task.monitor, "dev" in prepared.splits)
+    callbacks.append(Preemption(notice))  # saves what all the others say
     arguments = {"logger": loggers, "callbacks": callbacks, "default_root_dir": folder.path}
     if "dev" not in prepared.splits:
         arguments["limit_val_batches"] = 0
@@ -129,7 +145,7 @@ def _train(
     facts = {
         "tokens_per_second": throughput.tokens_per_second,
         "peak_memory_bytes": peak_memory_bytes(),
-        "seconds": time.perf_counter() - started,
+        "seconds": throughput.seconds_in_all,
         "parameters": parameters,
         "trained_parameters": trained,
         "epochs": trainer.current_epoch,
@@ -238,12 +254,7 @@ def _checkpointing(
 ) -> list[Callback]:
     """The last state for resuming; the best weights by the dev metric; early stopping on it."""
     own = config.checkpoint
-    last = ModelCheckpoint(
-        folder.checkpoints,
-        folder.last_checkpoint.stem,
-        every_n_train_steps=own.every_n_steps,
-        enable_version_counter=False,
-    )
+    last = LastCheckpoint(folder.checkpoints, folder.last_checkpoint.stem, own.every_n_steps)
     if not has_dev:
         return [last]
     metric, mode = (own.monitor, own.mode) if own.monitor and own.mode else task_monitor
