@@ -20,7 +20,7 @@ def was_interrupted(error: BaseException | None) -> bool:
     return error is not None
 
 
-class Preempted(SystemExit):  # noqa: N818  an exit, as SystemExit is
+class Preempted(SystemExit):
     """A program that ends early because its machine is wanted back; the same command goes on.
 
     Its code is the one that a shell, Kubernetes and SLURM show for a program that SIGTERM ended:

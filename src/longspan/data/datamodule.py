@@ -21,6 +21,7 @@ from longspan.data.batching import (
     whole_documents,
 )
 from longspan.data.features import FeatureSet
+from longspan.data.loader_process import outlive_notices
 from longspan.data.streaming import StreamedBatches, TrainingStream
 from longspan.data.task import Draw, ReadingTask
 
@@ -221,7 +222,12 @@ class DocumentData(L.LightningDataModule):
                 world_size=trainer.world_size,
                 start=self._batches_done(),
             )
-            return DataLoader(batches, batch_size=None, num_workers=self.config.data.num_workers)
+            return DataLoader(
+                batches,
+                batch_size=None,
+                num_workers=self.config.data.num_workers,
+                worker_init_fn=outlive_notices,
+            )
         ranks = self.batches_of_epoch(trainer.current_epoch, trainer.world_size)
         key = (self.config.seed, trainer.current_epoch + 1)
         return self._loader("train", ranks[trainer.global_rank], key, self._batches_done())
@@ -262,4 +268,5 @@ class DocumentData(L.LightningDataModule):
             batch_size=None,
             sampler=Remaining(start, len(specs)),
             num_workers=self.config.data.num_workers,
+            worker_init_fn=outlive_notices,
         )

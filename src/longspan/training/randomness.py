@@ -25,7 +25,7 @@ def seed_at(*place: int) -> None:
     words = np.random.SeedSequence(place).generate_state(4, np.uint32)
     seed = int.from_bytes(words.tobytes(), "little")  # 128 bits
     random.seed(seed)
-    np.random.seed(words)  # noqa: NPY002  libraries that draw from the global generator
+    np.random.seed(words)
     torch.manual_seed(seed % 2**63)
 
 

@@ -40,7 +40,8 @@ from longspan.training.callbacks import (
 )
 from longspan.training.figures import draw_figures
 from longspan.training.module import CalibratedTask, LongDocumentModule
-from longspan.training.preemption import Notice, Preemption
+from longspan.training.notice import Notice
+from longspan.training.preemption import Preemption
 from longspan.training.randomness import PlacedRandomness
 from longspan.training.resuming import ExactResume, LastCheckpoint
 from longspan.training.run_folder import RunFolder, folder_of
