@@ -8,49 +8,12 @@ import signal
 
 import lightning as L
 import pytest
-import torch
 
-from longspan.training.run_folder import folder_of
-
-KILLED = -signal.SIGKILL
-# what a run's report says of its machine and its clock; everything else must be equal
-OF_THE_CLOCK = {"tokens_per_second", "peak_memory_bytes", "seconds", "predicted"}
 MOMENTS = sorted(
     name
     for name in dir(L.Callback)
     if name.startswith("on_") and name not in ("on_exception", "on_load_checkpoint")
 )
-
-DROPOUT = {"model.hidden_dropout": 0.1, "model.attention_dropout": 0.1, "task.head_dropout": 0.1}
-# five batches an epoch: the third step of an epoch has one batch, and a validation after the third
-# batch falls among accumulated gradients
-PLAIN = {"model.num_layers": 1, "trainer.accumulate_grad_batches": 2, **DROPOUT}
-CONFIGS = {
-    "validation at the end of an epoch": {},
-    "validation between steps": {"trainer.val_check_interval": 2},
-    "validation among gradients": {"trainer.val_check_interval": 3},
-    "validation over epochs": {
-        "trainer.val_check_interval": 4,
-        "trainer.check_val_every_n_epoch": None,
-    },
-    "saved at every step": {"checkpoint.every_n_steps": 1, "trainer.val_check_interval": 2},
-    "saved at every second step": {"checkpoint.every_n_steps": 2, "trainer.max_steps": 5},
-    "stopped early": {
-        "checkpoint.monitor": "loss",
-        "checkpoint.mode": "max",  # falls from the first epoch on
-        "checkpoint.patience": 1,
-        "trainer.max_epochs": 5,
-    },
-    "stopped early within an epoch": {
-        "checkpoint.monitor": "loss",
-        "checkpoint.mode": "max",
-        "checkpoint.patience": 2,
-        "trainer.val_check_interval": 2,
-        "trainer.max_epochs": 5,
-    },
-    "no dev split": {"data.dev_fraction": 0, "checkpoint.every_n_steps": 2},
-    "loader processes": {"data.num_workers": 2, "trainer.val_check_interval": 2},
-}
 
 
 def moment(name):
@@ -85,6 +48,8 @@ for name in MOMENTS:
 class KillAt(Moments):
     """Kills its own process at a moment: the n-th of all, or the n-th of a name."""
 
+    ends_with = -signal.SIGKILL
+
     def __init__(self, number=0, **occasion):
         super().__init__()
         self.number, self.occasion = number, occasion
@@ -95,6 +60,8 @@ class KillAt(Moments):
 
 class KillInWriting(KillAt):
     """Lets the kernel kill the process as the file that comes next has so many bytes."""
+
+    ends_with = -signal.SIGXFSZ
 
     def __init__(self, size, **occasion):
         super().__init__(**occasion)
@@ -116,72 +83,33 @@ class WriteMoments(Moments):
         self.file.write_text("\n".join(self.passed))
 
 
-def outcome(config):
-    """All that a run leaves and that no clock decides: bytes of its files, tensors of its state."""
-    folder = folder_of(config)
-    files = [folder.path / "metrics.jsonl", *folder.model.iterdir(), *folder.predictions.iterdir()]
-    place = config.runs_dir.encode()  # which model/config.json names
-    found = {file.name: file.read_bytes().replace(place, b"") for file in files}
-    report = folder.read_report()
-    found |= leaves({name: v for name, v in report.items() if name not in OF_THE_CLOCK}, "report")
-    state = torch.load(folder.last_checkpoint, weights_only=True)
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
-        found |= leaves(state[part], part)
-    return found
-
-
-def leaves(tree, path):
-    if isinstance(tree, dict):
-        branches = tree.items()
-    elif isinstance(tree, (list, tuple)):
-        branches = enumerate(tree)
-    else:
-        return {path: tree.numpy().tobytes() if isinstance(tree, torch.Tensor) else tree}
-    return {at: leaf for k, branch in branches for at, leaf in leaves(branch, f"{path}.{k}").items()}
-
-
-def differences(config, expected):
-    found = outcome(config)
-    return {name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)}
-
-
 @pytest.fixture(scope="module")
-def prepare(make_config, tiny_fields, tmp_path_factory):
-    """Make the config of a run, in a folder of its own, by the name of what is special about it."""
-    without_dev = {s: file for s, file in tiny_fields["data.files"].items() if s != "dev"}
-
-    def prepare(name):
-        fields = PLAIN | CONFIGS[name]
-        if "data.dev_fraction" in fields:
-            fields["data.files"] = without_dev
-        return make_config(tmp_path_factory.mktemp("runs"), **fields)
-
-    return prepare
-
-
-@pytest.fixture(scope="module")
-def whole(start, prepare, tmp_path_factory):
+def whole(start, make_breakable, outcome_of, tmp_path_factory):
     """What the run of a name leaves that is never stopped, and the moments that it passes."""
 
     @functools.cache
     def whole(name):
-        config, passed = prepare(name), tmp_path_factory.mktemp("passed") / "moments"
-        assert start(config, WriteMoments(passed)) == 0
-        return outcome(config), passed.read_text().split()
+        config, passed = make_breakable(name), tmp_path_factory.mktemp("passed") / "moments"
+        if name == "two ranks":
+            assert start.ranks(config, [WriteMoments(passed)], []) == [0, 0]
+        else:
+            assert start(config, WriteMoments(passed)) == 0
+        return outcome_of(config), passed.read_text().split()
 
     return whole
 
 
 @pytest.fixture
-def break_off(start, prepare, whole):
+def break_off(start, make_breakable, outcome_of, whole):
     """Kill a run at moments, one start after the other, and let it end: what differs then."""
 
     def break_off(name, *kills):
-        config = prepare(name)
+        expected, config = whole(name)[0], make_breakable(name)
         for kill in kills:
-            assert start(config, kill) == KILLED, vars(kill)
+            assert start(config, kill) == kill.ends_with, vars(kill)
         assert start(config) == 0
-        return differences(config, whole(name)[0])
+        found = outcome_of(config)
+        return {n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n)}
 
     return break_off
 
@@ -189,29 +117,80 @@ def break_off(start, prepare, whole):
 @pytest.mark.parametrize(
     "kills",
     [
-        # in a step: of gradients that are being accumulated, and of one that ends them
-        [KillAt(on_before_backward=7), KillAt(on_after_backward=4)],
-        [KillAt(on_before_optimizer_step=5)],
+        # in a step: of gradients that are being accumulated, and of the last one of them
+        [KillAt(on_before_backward=7), KillAt(on_before_optimizer_step=2)],
         # in a validation, and as it ends
-        [KillAt(on_validation_batch_start=3), KillAt(on_validation_epoch_end=2)],
+        [KillAt(on_validation_batch_start=3), KillAt(on_validation_epoch_end=1)],
         # during a checkpoint: before it is written, and at a byte of it
         [KillAt(on_save_checkpoint=2), KillInWriting(5000, on_save_checkpoint=1)],
         # between epochs, and in the test that follows training
         [KillAt(on_train_epoch_end=1), KillAt(on_train_epoch_start=1), KillAt(on_test_batch_end=1)],
     ],
-    ids=["step", "end of a step", "validation", "checkpoint", "between epochs"],
+    ids=["step", "validation", "checkpoint", "between epochs"],
 )
 def test_a_run_that_was_killed_ends_as_one_that_was_not(break_off, kills):
     assert break_off("validation among gradients", *kills) == set()
 
 
+FAST = ["saved at every second step", "stopped early within an epoch", "masked language modelling"]
+
+
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (place > 2)) for place, name in enumerate(CONFIGS)],
+    ("name", "times"),
+    [
+        pytest.param(name, times, marks=[pytest.mark.slow] * (times > 1))
+        for times, names in ((1, FAST), (8, RUNS))
+        for name in names
+        if name != "two ranks"
+    ],
 )
-def test_wherever_it_is_killed(break_off, whole, name):
+def test_wherever_it_is_killed(break_off, whole, name, times):
+    draw = random.Random(f"{name}, {times}")
+    _, moments = whole(name)
+    for _ in range(times):
+        number = draw.randrange(1, len(moments))
+        assert break_off(name, KillAt(number)) == set(), (number, moments[number - 1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["validation among gradients", "saved at every step", "a stream"])
+def test_however_often_it_is_killed(start, make_breakable, outcome_of, whole, name):
     draw = random.Random(name)
-    for _ in range(2):
-        _, moments = whole(name)
-        last = draw.randrange(10, len(moments))
-        assert break_off(name, KillAt(last)) == set(), (last, moments[last - 1])
+    for _ in range(3):
+        config, numbers = make_breakable(name), []
+        while start(config, KillAt(*numbers[-1:])) != 0:
+            # later than the moments of a start that gets no further, so that there is an end
+            numbers.append(draw.randrange(10, 30 + 3 * len(numbers)))
+        assert outcome_of(config) == whole(name)[0], numbers
+        assert len(numbers) > 2
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed(start, make_breakable, outcome_of, whole):
+    expected, moments = whole("two ranks")
+    draw = random.Random(0)
+    for _ in range(4):
+        config, killed = make_breakable("two ranks"), draw.randrange(2)
+        kill = [KillAt(draw.randrange(10, len(moments)))]
+        ends = start.ranks(config, *([kill, []] if killed == 0 else [[], kill]))
+        assert ends[killed] == KillAt.ends_with
+        assert start.ranks(config, [], []) == [0, 0]
+        assert outcome_of(config) == expected, (killed, kill[0].number)
+
+
+class ReadSteps(L.Callback):
+    """Asks for the steps of the training before the checkpoint is restored."""
+
+    def setup(self, trainer, pl_module, stage):
+        if stage == "fit":
+            assert trainer.estimated_stepping_batches > 0
+
+
+def test_asking_for_the_steps_of_a_training_does_not_move_it(
+    start, make_breakable, outcome_of, whole
+):
+    name = "saved at every second step"
+    config = make_breakable(name)
+    assert start(config, KillAt(on_before_optimizer_step=3)) == KillAt.ends_with
+    assert start(config, ReadSteps()) == 0
+    assert outcome_of(config) == whole(name)[0]

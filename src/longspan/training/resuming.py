@@ -117,7 +117,10 @@ def begun_over(epochs: dict[str, Any], batches: dict[str, Any]) -> bool:
 
 def _pending(trainer: L.Trainer, completed: int) -> int:
     """Batches whose gradients are being accumulated."""
-    if trainer.is_last_batch and trainer.fit_loop.epoch_loop.batch_progress.current.ready == completed:
+    if (
+        trainer.is_last_batch
+        and trainer.fit_loop.epoch_loop.batch_progress.current.ready == completed
+    ):
         return 0  # Lightning steps on the last one, however many there are
     return completed % trainer.accumulate_grad_batches
 
