@@ -287,3 +287,9 @@ def make_breakable(make_config, tiny_fields, tmp_path_factory):
         return make_config(tmp_path_factory.mktemp("runs"), **fields | {"data.files": files})
 
     return make_breakable
+
+
+def pytest_generate_tests(metafunc):
+    """`any_run`: each of `RUNS` that is a single process."""
+    if "any_run" in metafunc.fixturenames:
+        metafunc.parametrize("any_run", [name for name in RUNS if name != "two ranks"])

@@ -132,24 +132,22 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(break_off, kills):
     assert break_off("validation among gradients", *kills) == set()
 
 
-FAST = ["saved at every second step", "stopped early within an epoch", "masked language modelling"]
-
-
 @pytest.mark.parametrize(
-    ("name", "times"),
-    [
-        pytest.param(name, times, marks=[pytest.mark.slow] * (times > 1))
-        for times, names in ((1, FAST), (8, RUNS))
-        for name in names
-        if name != "two ranks"
-    ],
+    "name",
+    ["saved at every second step", "stopped early within an epoch", "masked language modelling"],
 )
-def test_wherever_it_is_killed(break_off, whole, name, times):
-    draw = random.Random(f"{name}, {times}")
+def test_a_run_that_was_killed_anywhere(break_off, whole, name):
     _, moments = whole(name)
-    for _ in range(times):
-        number = draw.randrange(1, len(moments))
-        assert break_off(name, KillAt(number)) == set(), (number, moments[number - 1])
+    number = random.Random(name).randrange(1, len(moments))
+    assert break_off(name, KillAt(number)) == set(), (number, moments[number - 1])
+
+
+@pytest.mark.slow
+def test_any_run_that_was_killed_anywhere(break_off, whole, any_run):
+    draw = random.Random(f"any {any_run}")
+    _, moments = whole(any_run)
+    for number in draw.sample(range(1, len(moments)), 8):
+        assert break_off(any_run, KillAt(number)) == set(), (number, moments[number - 1])
 
 
 @pytest.mark.slow
