@@ -1,6 +1,7 @@
 """A run that was killed, wherever it was, ends as one that was never stopped: the same bytes."""
 
 import functools
+import json
 import os
 import random
 import resource
@@ -8,6 +9,7 @@ import signal
 
 import lightning as L
 import pytest
+from lightning.pytorch.loggers import Logger
 
 MOMENTS = sorted(
     name
@@ -174,6 +176,47 @@ def test_a_rank_that_is_killed(start, make_breakable, outcome_of, whole):
         assert ends[killed] == KillAt.ends_with
         assert start.ranks(config, [], []) == [0, 0]
         assert outcome_of(config) == expected, (killed, kill[0].number)
+
+
+class Tracker(Logger):
+    """Leaves every record that it is given in a file, but for speeds."""
+
+    name, version = "tracker", "0"
+
+    def __init__(self, file):
+        super().__init__()
+        self.file = file
+
+    def log_hyperparams(self, *arguments):
+        pass
+
+    def log_metrics(self, metrics, step):
+        numbers = {n: float(v) for n, v in metrics.items() if not n.startswith("speed/")}
+        with self.file.open("a") as file:
+            file.write(json.dumps([step, numbers]) + "\n")
+
+
+class TrackIn(L.Callback):
+    """Gives the trainer a tracker beside those of the run."""
+
+    def __init__(self, file):
+        self.tracker = Tracker(file)
+
+    def setup(self, trainer, pl_module, stage):
+        if self.tracker not in trainer.loggers:
+            trainer.loggers = [*trainer.loggers, self.tracker]
+
+
+def test_a_tracker_goes_on_at_the_step_of_the_checkpoint(start, make_breakable, tmp_path):
+    name, files = "saved at every second step", [tmp_path / str(number) for number in range(3)]
+    config = make_breakable(name)
+    assert start(config, TrackIn(files[0])) == 0
+    config = make_breakable(name)
+    assert start(config, TrackIn(files[1]), KillAt(on_before_optimizer_step=4)) == KillAt.ends_with
+    assert start(config, TrackIn(files[2])) == 0
+    whole, before, after = ([json.loads(line) for line in f.open()] for f in files)
+    assert before == whole[: len(before)]
+    assert after == [record for record in whole if record[0] >= 2]  # optimiser steps before it
 
 
 class ReadSteps(L.Callback):
