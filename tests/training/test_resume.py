@@ -214,7 +214,9 @@ def test_a_tracker_goes_on_at_the_step_of_the_checkpoint(start, make_breakable, 
     config = make_breakable(name)
     assert start(config, TrackIn(files[1]), KillAt(on_before_optimizer_step=4)) == KillAt.ends_with
     assert start(config, TrackIn(files[2])) == 0
-    whole, before, after = ([json.loads(line) for line in f.open()] for f in files)
+    whole, before, after = (
+        [json.loads(line) for line in f.read_text().splitlines()] for f in files
+    )
     assert before == whole[: len(before)]
     assert after == [record for record in whole if record[0] >= 2]  # optimiser steps before it
 

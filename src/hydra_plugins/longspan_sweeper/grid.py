@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from longspan.sweep.plan import Plan, as_value, cell_name, check_names, sweep_na
 from longspan.sweep.prediction import predict
 from longspan.sweep.process import Outcome
 from longspan.sweep.stopping import listening
-from longspan.training.notice import Notice
 from longspan.training.run_folder import differing_fields
 from longspan.typed import from_dict
 
@@ -191,7 +190,7 @@ class GridSweeper(BasicSweeper):
                     outcomes[outcome.cell] = outcome
                 waiting = [c for c in cells if outcomes[c.name].status == "busy"]
                 if waiting:
-                    waiting = self._wait_for_one(waiting, notice)
+                    waiting = self._wait_for_one(waiting, lambda: notice.signal is not None)
                 if notice.signal or any(o.status == "preempted" for o in outcomes.values()):
                     raise Preempted
         return list(outcomes.values())
@@ -201,12 +200,12 @@ class GridSweeper(BasicSweeper):
         results = self.launcher.launch([c.overrides for c in cells], initial_job_idx=0)
         return [result.return_value for result in results]
 
-    def _wait_for_one(self, cells: Sequence[Cell], notice: Notice) -> list[Cell]:
+    def _wait_for_one(self, cells: Sequence[Cell], must_end: Callable[[], bool]) -> list[Cell]:
         """Those of the cells that nobody is at any more, once there are any or all is to end."""
         log.info("waiting for %d cells of another sweep", len(cells))
         while True:
             free = [c for c in cells if owner_of(CellPaths(self.folder, c.name).lock) is None]
-            if free or notice.signal:
+            if free or must_end():
                 return free
             time.sleep(BUSY_POLL_SECONDS)
 
