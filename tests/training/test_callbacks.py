@@ -50,6 +50,19 @@ def test_throughput_is_the_tokens_of_training_over_its_time(clock):
     assert throughput.tokens_per_second == 150 / 2.5
 
 
+def test_throughput_goes_on_counting_where_a_run_goes_on(clock):
+    first = Throughput()
+    first.tokens, first.seconds = 150, 2.5
+    clock.now += 20.0
+    saved = first.state_dict()
+    clock.now += 1000.0  # lost
+    second = Throughput()
+    second.load_state_dict(saved)
+    clock.now += 5.0
+    assert second.tokens_per_second == 150 / 2.5
+    assert second.seconds_in_all == 25.0
+
+
 @pytest.mark.parametrize(
     ("exception", "saved", "said"),
     [

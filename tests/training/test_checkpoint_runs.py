@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings(
 STEPS = 5  # of an epoch
 PAGE = 4096  # bytes
 RESULTS = ("metrics.jsonl", "model/model.safetensors", "predictions/test.jsonl")
-FIELDS = {"trainer.max_epochs": 4, "model.hidden_dropout": 0, "task.head_dropout": 0}
+FIELDS = {"trainer.max_epochs": 4}
 
 
 class CrashError(Exception):
@@ -153,7 +153,7 @@ def test_damaged_best_weights_are_replaced_by_the_next_best_or_the_last(
     """The highest loss is that of the first epoch, the second highest that of the second."""
     monitor = {"checkpoint.monitor": "loss", "checkpoint.mode": "max", "checkpoint.keep_best": kept}
     with monkeypatch.context() as patch:
-        patch.setattr("longspan.training.run.draw_figures", crash_with)
+        patch.setattr("longspan.training.finish.draw_figures", crash_with)
         with pytest.raises(CrashError):
             run(**monitor)
     best = folder.best_checkpoints
@@ -315,7 +315,7 @@ def test_results_that_cannot_be_written_are_one_line(run, folder, monkeypatch, e
         raise OSError(28, "No space left on device") if error is OSError else UserError("other")
 
     with monkeypatch.context() as patch:
-        patch.setattr("longspan.training.run.save_model", refuse)
+        patch.setattr("longspan.training.finish.save_model", refuse)
         with pytest.raises(UserError, match="No space left on device" if error is OSError else "o"):
             run(**{"trainer.max_epochs": 1})
     assert not folder.is_finished

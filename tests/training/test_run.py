@@ -103,7 +103,7 @@ def test_a_run_that_broke_after_its_training_repeats_no_record(run, monkeypatch)
         raise CrashError
 
     with monkeypatch.context() as patch:
-        patch.setattr("longspan.training.run.draw_figures", fail)
+        patch.setattr("longspan.training.finish.draw_figures", fail)
         with pytest.raises(CrashError):
             run(**DETERMINISTIC)
     report, folder = run(**DETERMINISTIC)

@@ -14,12 +14,12 @@ from longspan.config.sweep import SweepConfig
 from longspan.errors import UserError, was_interrupted
 from longspan.lock import Lock, TakenError
 from longspan.sweep.paths import CellPaths
+from longspan.training.notice import PARENT_VARIABLE
 from longspan.training.run_folder import RunFolder, write_text
 
 PLAIN = "grid"  # the choice of the group `sweep` that goes with single runs
 BUSY = 75  # exit code of a cell that another process is at (EX_TEMPFAIL of sysexits.h)
 POLL_SECONDS = 0.5
-PARENT_VARIABLE = "LONGSPAN_SWEEP_PID"  # the process that waits for this one
 
 log = logging.getLogger(__name__)
 

@@ -3,15 +3,11 @@
 import logging
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, EarlyStopping
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from longspan.checkpoint import save_model
 from longspan.config import Config
 from longspan.cost.machine import resident_bytes
 from longspan.data.datamodule import DocumentData
@@ -19,9 +15,7 @@ from longspan.errors import UserError
 from longspan.pretrained.load import load_encoder, load_head
 from longspan.training import report
 from longspan.training.adapters import adapt, check_adapters, merged_state
-from longspan.training.bad_step_files import BadStepFiles
-from longspan.training.bad_steps import BadSteps
-from longspan.training.budget import documents_of, fill_in_budget, predicted
+from longspan.training.budget import fill_in_budget, predicted
 from longspan.training.build import (
     Prepared,
     build_trainer,
@@ -30,23 +24,16 @@ from longspan.training.build import (
     draw_of,
     prepare,
 )
-from longspan.training.callbacks import (
-    InterruptionNotice,
-    StepLimit,
-    Throughput,
-    forget_peak_memory,
-    peak_memory_bytes,
-)
-from longspan.training.checkpoints.callback import SaveCheckpoints
+from longspan.training.callbacks import forget_peak_memory, peak_memory_bytes
 from longspan.training.checkpoints.choose import step_to_resume, take_best_weights
 from longspan.training.checkpoints.store import CheckpointStore
-from longspan.training.figures import draw_figures
-from longspan.training.memory_guard import MemoryGuard
-from longspan.training.module import CalibratedTask, LongDocumentModule
-from longspan.training.run_folder import RunFolder, folder_of, write_errors_told
+from longspan.training.finish import finish
+from longspan.training.module import LongDocumentModule
+from longspan.training.notice import Notice
+from longspan.training.run_callbacks import RunCallbacks
+from longspan.training.run_folder import RunFolder, folder_of
 from longspan.training.run_lock import alone_in, check_alone
 from longspan.training.tracking import MetricsFile, build_loggers
-from longspan.training.wandb_logger import DetachedWandbLogger
 from longspan.typed import to_dict
 
 log = logging.getLogger(__name__)
@@ -56,13 +43,14 @@ def train(config: Config) -> dict[str, Any]:
     """Train, evaluate, and leave everything in the run folder.
 
     The same config finds its own folder: a finished run is not repeated, a broken one goes on
-    from its last checkpoint.
+    from its last checkpoint that is whole.
 
     Returns:
         the report, as in report.json.
 
     Raises:
         UserError: what the user can mend; the folder is untouched or holds a resumable run.
+        Preempted: the machine is wanted back; the folder holds a resumable run.
     """
     folder = folder_of(config)
     folder.check_free(config)
@@ -73,6 +61,19 @@ def train(config: Config) -> dict[str, Any]:
     check_trainer(config)
     check_attention(config)
     check_adapters(config)
+    with Notice() as notice:
+        return _start(config, folder, notice)
+
+
+def _show_finished(folder: RunFolder) -> dict[str, Any]:
+    finished = folder.read_report()
+    report.show(finished, folder.path)
+    log.info("this run was finished before; overwrite=true does it again")
+    return finished
+
+
+def _start(config: Config, folder: RunFolder, notice: Notice) -> dict[str, Any]:
+    """Read data and model, and train where nobody else does."""
     started = time.perf_counter()
     forget_peak_memory()
     L.seed_everything(config.seed, workers=True, verbose=False)
@@ -92,14 +93,7 @@ def train(config: Config) -> dict[str, Any]:
         if rank_zero_only.rank == 0:
             folder.prepare(config)
             folder.clear_leftovers()
-        return _train(prepared, module, folder, started, process)
-
-
-def _show_finished(folder: RunFolder) -> dict[str, Any]:
-    finished = folder.read_report()
-    report.show(finished, folder.path)
-    log.info("this run was finished before; overwrite=true does it again")
-    return finished
+        return _train(prepared, module, folder, started, process, notice)
 
 
 def _new_module(prepared: Prepared) -> LongDocumentModule:
@@ -114,7 +108,12 @@ def _new_module(prepared: Prepared) -> LongDocumentModule:
 
 
 def _train(
-    prepared: Prepared, module: LongDocumentModule, folder: RunFolder, started: float, process: int
+    prepared: Prepared,
+    module: LongDocumentModule,
+    folder: RunFolder,
+    started: float,
+    process: int,
+    notice: Notice,
 ) -> dict[str, Any]:
     config, task = prepared.config, prepared.task
     data = DocumentData(config, prepared.splits, task, prepared.stream, draw_of(task))
@@ -127,19 +126,13 @@ def _train(
         hparams=to_dict(config),
         stop_on_write_error=config.checkpoint.on_write_error == "stop",
     )
-    throughput = Throughput()
-    bad_steps = BadSteps(
-        config.trainer.max_bad_steps, BadStepFiles(folder.path, prepared.tokenizer)
-    )
-    memory_guard = MemoryGuard(config, documents_of(prepared))
-    notice = InterruptionNotice(folder.last_checkpoints)
-    callbacks = [throughput, bad_steps, memory_guard, notice]
-    if config.trainer.max_steps > 0:
-        callbacks.append(StepLimit(config.trainer.max_steps))
-    store = _store(config, folder, task.monitor, "dev" in prepared.splits)
-    callbacks += _checkpointing(config, store)
-    arguments = {"logger": loggers, "callbacks": callbacks, "default_root_dir": folder.path}
-    arguments["plugins"] = store.with_plugin(config.trainer.plugins)
+    callbacks = RunCallbacks(prepared, folder, started, notice)
+    arguments: dict[str, Any] = {
+        "logger": loggers,
+        "callbacks": callbacks.in_order(),
+        "plugins": callbacks.store.with_plugin(config.trainer.plugins),
+        "default_root_dir": folder.path,
+    }
     if "dev" not in prepared.splits:
         arguments["limit_val_batches"] = 0
     trainer = build_trainer(config, **arguments)
@@ -147,23 +140,23 @@ def _train(
     parameters = sum(weight.numel() for weight in merged_state(module).values())
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     forecast = predicted(prepared, parameters, trained, process)
-    kept_step = _fit(trainer, module, data, store)
+    kept_step = _fit(trainer, module, data, callbacks.store)
     facts = {
-        "tokens_per_second": throughput.tokens_per_second,
+        "tokens_per_second": callbacks.throughput.tokens_per_second,
         "peak_memory_bytes": peak_memory_bytes(),
-        "seconds": time.perf_counter() - started,
+        "seconds": callbacks.throughput.seconds_in_all,
         "parameters": parameters,
         "trained_parameters": trained,
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "kept_step": kept_step,  # whose weights the model has
         "packing_efficiency": packing,
-        **bad_steps.facts(),
-        "split_batches": memory_guard.split_batches,
+        **callbacks.bad_steps.facts(),
+        "split_batches": callbacks.memory_guard.split_batches,
         "data": prepared.facts,
         "predicted": forecast,
     }
-    return _finish(trainer, module, data, prepared, folder, loggers, facts)
+    return finish(trainer, module, data, prepared, folder, loggers, facts)
 
 
 def _fit(
@@ -181,103 +174,3 @@ def _fit(
     if store.monitor is None:
         return trainer.global_step
     return take_best_weights(trainer, module, store.best, store.monitor[1])
-
-
-def _finish(
-    trainer: L.Trainer,
-    module: LongDocumentModule,
-    data: DocumentData,
-    prepared: Prepared,
-    folder: RunFolder,
-    loggers: list[Logger],
-    facts: dict[str, Any],
-) -> dict[str, Any]:
-    """Evaluate on test, write model, predictions, figures and, last of all, the report."""
-    split = "test" if "test" in prepared.splits else "dev" if "dev" in prepared.splits else None
-    summary: dict[str, Any] = {"split": split, **facts}
-    config = _calibrated(trainer, module, data, prepared)
-    if module.calibration:
-        summary["calibration"] = module.calibration
-    if split is not None:
-        evaluate = trainer.test if split == "test" else trainer.validate
-        evaluate(module, dataloaders=data.evaluation_loader(split), verbose=False)
-        summary["monitor"] = list(module.task.monitor)  # the metric that counts; min or max
-        summary |= report.breakdown(module.task, module.predictions)
-    if trainer.is_global_zero:
-        with write_errors_told(folder.path):
-            _write(prepared, module, config, folder, loggers, summary)
-        report.show(summary, folder.path)
-    for logger in loggers:
-        if isinstance(logger, DetachedWandbLogger):
-            logger.close()
-    return summary
-
-
-def _write(
-    prepared: Prepared,
-    module: LongDocumentModule,
-    config: Config,
-    folder: RunFolder,
-    loggers: list[Logger],
-    summary: dict[str, Any],
-) -> None:
-    """All that a finished run leaves, the report last: it says that everything else is there."""
-    weights = merged_state(module)
-    save_model(folder.model, weights, config, prepared.task.labels, prepared.tokenizer)
-    split = summary["split"]
-    if split is not None:
-        folder.write_predictions(split, module.predictions)
-        _log_figures(loggers, draw_figures(module.task, module.predictions, folder.figures))
-    for logger in loggers:
-        if isinstance(logger, MetricsFile):
-            logger.sync()
-    folder.write_report(summary)
-
-
-def _calibrated(
-    trainer: L.Trainer, module: LongDocumentModule, data: DocumentData, prepared: Prepared
-) -> Config:
-    """The config of the model that is saved, with what its task fits to dev in place of "auto"."""
-    config, task = prepared.config, module.task
-    if not isinstance(task, CalibratedTask) or not task.is_calibrated_on_dev:
-        return config
-    if "dev" in prepared.splits:  # once more, with the weights that are kept
-        trainer.validate(module, dataloaders=data.evaluation_loader("dev"), verbose=False)
-    if module.calibration:
-        said = ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-                         for name, value in module.calibration.items())  # fmt: skip
-        log.info("calibrated on dev: %s", said)
-    else:
-        log.info("nothing to calibrate on: no dev split whose labels are known")
-    return replace(config, task=task.calibrated_config())
-
-
-def _log_figures(loggers: list[Logger], figures: dict[str, Path]) -> None:
-    for logger in loggers:
-        if isinstance(logger, DetachedWandbLogger):
-            for name, file in figures.items():
-                logger.log_image(f"figures/{name}", [str(file)])
-
-
-def _store(
-    config: Config, folder: RunFolder, task_monitor: tuple[str, str], has_dev: bool
-) -> CheckpointStore:
-    own = config.checkpoint
-    monitor = None
-    if has_dev:
-        monitor = (own.monitor, own.mode) if own.monitor and own.mode else task_monitor
-    return CheckpointStore(own, folder.last_checkpoints, folder.best_checkpoints, monitor)
-
-
-def _checkpointing(config: Config, store: CheckpointStore) -> list[Callback]:
-    """The last state for resuming; the best weights by the dev metric; early stopping on it."""
-    every, patience = config.checkpoint.every_n_steps, config.checkpoint.patience
-    if store.monitor is None:
-        if config.data.streaming and every is None:  # no validation, and no end of an epoch
-            every = max(1, config.trainer.max_steps // 10)
-        return [SaveCheckpoints(store, every)]
-    saving = SaveCheckpoints(store, every)
-    if patience is None:
-        return [saving]
-    metric, mode = store.monitor
-    return [EarlyStopping(f"dev/{metric}", mode=mode, patience=patience), saving]

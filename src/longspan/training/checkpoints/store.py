@@ -83,10 +83,12 @@ class CheckpointStore:
         step = trainer.global_step
         if step in (0, self.resumed, self._step_of_last) or _is_dry(trainer):
             return self.last.folder(step) if step in self.last.steps() else None
-        self._step_of_last = step
         saved = self._save(trainer, self.last)
-        if saved is not None and trainer.is_global_zero:
-            until = [saved for saved in self.last.steps() if saved <= step]
+        if saved is None:
+            return None
+        self._step_of_last = step
+        if trainer.is_global_zero:
+            until = [s for s in self.last.steps() if s <= step]
             _keep(self.last, until[-self.config.keep_last :], step)
         return saved
 
