@@ -71,15 +71,17 @@ def saved_step(config):
                 (SignalAt(TERM, on_test_batch_start=1), 6),
             ],
         ),
-        (
+        pytest.param(
             "saved at every second step",
             # in the last validation, which ends the training: at its begin, and once more
             [(SignalAt(TERM, on_validation_batch_start=k), s) for k, s in ((3, 5), (1, 5))],
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             "stopped early within an epoch",
             # in the validation that stops the training
             [(SignalAt(TERM, on_validation_start=3), 4)],
+            marks=pytest.mark.slow,
         ),
     ],
 )

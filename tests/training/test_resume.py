@@ -11,6 +11,9 @@ import lightning as L
 import pytest
 from lightning.pytorch.loggers import Logger
 
+from longspan.training.halves import halves
+from longspan.training.run_folder import folder_of
+
 MOMENTS = sorted(
     name
     for name in dir(L.Callback)
@@ -120,15 +123,29 @@ def break_off(start, make_breakable, outcome_of, whole):
     "kills",
     [
         # in a step: of gradients that are being accumulated, and of the last one of them
-        [KillAt(on_before_backward=7), KillAt(on_before_optimizer_step=2)],
-        # in a validation, and as it ends
-        [KillAt(on_validation_batch_start=3), KillAt(on_validation_epoch_end=1)],
+        pytest.param([KillAt(on_before_backward=7), KillAt(on_before_optimizer_step=2)], id="step"),
         # during a checkpoint: before it is written, and at a byte of it
-        [KillAt(on_save_checkpoint=2), KillInWriting(5000, on_save_checkpoint=1)],
+        pytest.param(
+            [KillAt(on_save_checkpoint=2), KillInWriting(5000, on_save_checkpoint=1)],
+            id="checkpoint",
+        ),
+        # in a validation, and as it ends
+        pytest.param(
+            [KillAt(on_validation_batch_start=3), KillAt(on_validation_epoch_end=1)],
+            id="validation",
+            marks=pytest.mark.slow,
+        ),
         # between epochs, and in the test that follows training
-        [KillAt(on_train_epoch_end=1), KillAt(on_train_epoch_start=1), KillAt(on_test_batch_end=1)],
+        pytest.param(
+            [
+                KillAt(on_train_epoch_end=1),
+                KillAt(on_train_epoch_start=1),
+                KillAt(on_test_batch_end=1),
+            ],
+            id="between epochs",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["step", "validation", "checkpoint", "between epochs"],
 )
 def test_a_run_that_was_killed_ends_as_one_that_was_not(break_off, kills):
     assert break_off("validation among gradients", *kills) == set()
@@ -136,7 +153,11 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(break_off, kills):
 
 @pytest.mark.parametrize(
     "name",
-    ["saved at every second step", "stopped early within an epoch", "masked language modelling"],
+    [
+        "stopped early within an epoch",
+        pytest.param("saved at every second step", marks=pytest.mark.slow),
+        pytest.param("masked language modelling", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_was_killed_anywhere(break_off, whole, name):
     _, moments = whole(name)
@@ -229,6 +250,7 @@ class ReadSteps(L.Callback):
             assert trainer.estimated_stepping_batches > 0
 
 
+@pytest.mark.slow
 def test_asking_for_the_steps_of_a_training_does_not_move_it(
     start, make_breakable, outcome_of, whole
 ):
@@ -237,3 +259,34 @@ def test_asking_for_the_steps_of_a_training_does_not_move_it(
     assert start(config, KillAt(on_before_optimizer_step=3)) == KillAt.ends_with
     assert start(config, ReadSteps()) == 0
     assert outcome_of(config) == whole(name)[0]
+
+
+class Misfortune(L.Callback):
+    """A step whose gradient is not finite, and batches that memory does not hold."""
+
+    def setup(self, trainer, pl_module, stage):
+        if stage == "fit":
+            fits = pl_module.memory_guard._parts_that_fit
+            pl_module.memory_guard._parts_that_fit = lambda batch: (
+                fits(batch)
+                if trainer.fit_loop.epoch_loop.batch_idx % 2
+                else halves(batch, whole_documents=False)
+            )
+
+    def on_after_backward(self, trainer, pl_module):
+        if trainer.global_step in (1, 4):
+            next(p for p in pl_module.parameters() if p.grad is not None).grad[0] = float("nan")
+
+
+def test_what_went_wrong_before_a_kill_is_counted_after_it(start, make_breakable, outcome_of):
+    name = "saved at every second step"
+    whole, config = make_breakable(name), make_breakable(name)
+    assert start(whole, Misfortune()) == 0
+    assert start(config, Misfortune(), KillAt(on_before_optimizer_step=4)) == KillAt.ends_with
+    assert start(config, Misfortune()) == 0
+    report = folder_of(config).read_report()
+    assert report["bad_steps"] == 2
+    assert report["split_batches"] > 2
+    found = outcome_of(config)
+    assert found == outcome_of(whole)
+    assert b"train/bad_steps" in found["metrics.jsonl"]
