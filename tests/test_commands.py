@@ -294,7 +294,8 @@ def test_a_second_command_in_a_folder_stops_with_the_owner(overrides, tmp_path):
 
 @pytest.mark.slow
 def test_two_ranks_go_on_from_the_same_checkpoint_where_the_newest_is_damaged(overrides, tmp_path):
-    command = [*overrides, "trainer=ddp", "name=ddp", "trainer.max_epochs=3"]
+    fields = [f"{name}={value}" for name, value in OF_BATCHES.items()]
+    command = [*overrides, *fields, "trainer=ddp", "name=ddp", "trainer.max_epochs=3"]
     folder = RunFolder(tmp_path / "runs" / "default" / "ddp")
     done = run("train.py", *command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
