@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 from longspan.config import Config
 from longspan.training.run import train
+from longspan.training.run_folder import RunFolder
 from longspan.training.tracking import read_metrics
 from longspan.typed import from_dict
 
@@ -97,8 +99,11 @@ def test_a_run_leaves_its_folder_and_nothing_else(runs, folder):
         "metrics.jsonl",
         "speed.jsonl",
         "report.json",
-        "checkpoints/best.ckpt",
-        "checkpoints/last.ckpt",
+        *(
+            f"checkpoints/{kind}/{file}"
+            for kind in ("best/step=00000005", "last/step=00000005", "last/step=00000010")
+            for file in ("manifest.json", "state.pt", "weights.safetensors")
+        ),
         "model/config.json",
         "model/model.safetensors",
         "model/tokenizer.json",
@@ -239,10 +244,10 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(overrides, tmp_path):
     epochs = 60  # so many that it is not done before the signal comes
     command = [*overrides, "name=broken", f"trainer.max_epochs={epochs}"]
     folder = tmp_path / "runs" / "default" / "broken"
-    checkpoint = folder / "checkpoints" / "last.ckpt"
+    checkpoints = RunFolder(folder).last_checkpoints
 
     process = start("train.py", *command, cwd=tmp_path)
-    while not checkpoint.exists():
+    while not checkpoints.steps():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
@@ -250,19 +255,59 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(overrides, tmp_path):
     assert process.returncode == 1
     assert "run folder" not in stdout
     assert_quiet(stderr.replace("warning: interrupted", ""))
-    assert f"the same command goes on from {checkpoint.relative_to(tmp_path)}" in stderr
+    reached = checkpoints.steps()[-1]
+    checkpoint = checkpoints.folder(reached).relative_to(tmp_path)
+    assert f"the same command goes on from {checkpoint}" in stderr
     assert not (folder / "report.json").exists()
-    reached = torch.load(checkpoint, weights_only=True)["global_step"]
 
     done = run("train.py", *command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert_quiet(done.stderr)
-    assert f"resuming from {checkpoint.relative_to(tmp_path)}, step {reached}" in done.stderr
+    assert f"resuming from {checkpoint}, step {reached}" in done.stderr
     steps = json.loads((folder / "report.json").read_text())["steps"]
     assert steps > reached
     records = read_metrics(folder / "metrics.jsonl")
     assert [r["step"] for r in records if "train/loss" in r] == list(range(steps))
     assert [r["epoch"] for r in records if "dev/loss" in r] == list(range(epochs))
+
+
+@pytest.mark.slow
+def test_a_second_command_in_a_folder_stops_with_the_owner(overrides, tmp_path):
+    command = [*overrides, "name=taken", "trainer.max_epochs=200"]
+    folder = RunFolder(tmp_path / "runs" / "default" / "taken")
+    process = start("train.py", *command, cwd=tmp_path)
+    try:
+        while not folder.last_checkpoints.steps():
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.05)
+        line = the_line(run("train.py", *command, cwd=tmp_path))
+        assert f"taken: process {process.pid} on {socket.gethostname()} trains here" in line
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.communicate()
+    assert folder.lock.exists()  # as a kill leaves it
+    done = run("train.py", *command[:-1], "trainer.max_epochs=200", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"taking over from process {process.pid} on" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_ranks_go_on_from_the_same_checkpoint_where_the_newest_is_damaged(overrides, tmp_path):
+    command = [*overrides, "trainer=ddp", "name=ddp", "trainer.max_epochs=3"]
+    folder = RunFolder(tmp_path / "runs" / "default" / "ddp")
+    done = run("train.py", *command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = [folder.path / "metrics.jsonl", folder.model / "model.safetensors"]
+    expected = [file.read_bytes() for file in results]
+    before, newest = folder.last_checkpoints.steps()
+    folder.report_file.unlink()  # as if it had been killed at the end
+    (folder.last_checkpoints.folder(newest) / "weights.safetensors").write_bytes(b"")
+    done = run("train.py", *command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("is damaged (weights.safetensors has 0 bytes") == 1
+    assert done.stderr.count(f"step={before:08d}, step {before}") == 1
+    assert [file.read_bytes() for file in results] == expected
 
 
 def test_a_recipe_trains_its_first_part_once_and_goes_on_from_it(tiny_fields, tmp_path):

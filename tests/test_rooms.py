@@ -19,6 +19,8 @@ ROOMS = {
     "__init__": {"predict", "registration"},
     "registration": {"pretrained"},  # once transformers is loaded
     "errors": set(),
+    "durable": set(),
+    "lock": set(),
     "document": {"errors"},
     "config": {"errors"},
     "typed": {"errors"},
@@ -32,7 +34,7 @@ ROOMS = {
     "cost": {"attention", "config", "errors"},
     "reach": {"batch", "config", "model"},
     "compose": {"command", "config", "errors", "pretrained", "training", "typed"},
-    "checkpoint": {"config", "errors", "typed"},
+    "checkpoint": {"config", "durable", "errors", "typed"},
     "tasks": {"batch", "config", "document", "encoding", "errors"},
     "data": {"__init__", "batch", "config", "document", "embedded", "encoding", "errors", "hub"},
     "pretrained": {
@@ -94,8 +96,10 @@ ROOMS = {
         "command",
         "compose",
         "config",
+        "durable",
         "errors",
         "forecast",
+        "lock",
         "terminal",
         "training",
         "typed",
@@ -103,13 +107,16 @@ ROOMS = {
     "training": {
         "batch",
         "checkpoint",
+        "command",
         "config",
         "cost",
         "data",
+        "durable",
         "encoding",
         "errors",
         "globals",
         "known_tasks",
+        "lock",
         "model",
         "pretrained",
         "tasks",
@@ -141,6 +148,8 @@ STANDARD_ONLY = {
     "__init__",
     "registration",
     "errors",
+    "durable",
+    "lock",
     "config",
     "typed",
     "command",
@@ -236,7 +245,7 @@ def test_an_entry_point_is_hydra_and_one_call(name):
 def test_the_plugin_is_light_and_knows_no_training(file):
     """Every start of Hydra imports it."""
     assert libraries_imported(file) <= {"hydra", "hydra_plugins", "omegaconf", "optuna"}
-    rooms = {"compose", "config", "errors", "sweep", "terminal", "training", "typed"}
+    rooms = {"compose", "config", "errors", "lock", "sweep", "terminal", "training", "typed"}
     assert rooms_imported(file) <= rooms
     assert {n for n in imports_of(file) if n.startswith("longspan.training.")} <= {
         "longspan.training.run_folder",

@@ -6,8 +6,6 @@ tokenizer files    as Hugging Face's fast tokenizers are saved
 """
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from longspan.config import Config
+from longspan.durable import written_aside
 from longspan.errors import UserError
 from longspan.typed import from_dict, to_dict
 
@@ -43,12 +42,12 @@ def save_model(
     labels: list[str],
     tokenizer: SavesItself,
 ) -> None:
-    """Write the folder aside and rename it into place: it is there whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    new = aside / "new"
-    try:
-        new.mkdir()
+    """Write the folder aside and rename it into place: it is there whole or not at all.
+
+    Raises:
+        OSError: naming a file; the folder is as it was.
+    """
+    with written_aside(folder) as new:
         save_file(
             {k: v.detach().cpu().contiguous() for k, v in state.items()},
             new / "model.safetensors",
@@ -56,9 +55,6 @@ def save_model(
         )
         write_config(new, config, labels)
         tokenizer.save_pretrained(str(new))
-        _replace(folder, new, aside / "old")
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_config(folder: Path, config: Config, labels: list[str]) -> None:
@@ -71,19 +67,6 @@ def write_config(folder: Path, config: Config, labels: list[str]) -> None:
         "config": to_dict(config),
     }
     (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-
-
-def _replace(folder: Path, new: Path, old: Path) -> None:
-    """Put `new` in the place of `folder`; if that fails, `folder` is as it was."""
-    if not folder.exists():
-        new.rename(folder)
-        return
-    folder.rename(old)
-    try:
-        new.rename(folder)
-    except BaseException:
-        old.rename(folder)
-        raise
 
 
 def fill(module: nn.Module, state: dict[str, Tensor], folder: Path) -> None:

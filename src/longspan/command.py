@@ -106,6 +106,11 @@ def _is_of_composition(error: BaseException) -> bool:
     return isinstance(error, ValueError) and raised_in.startswith("hydra.")
 
 
+def is_further_rank() -> bool:
+    """Whether this process is one of a distributed training, and not the first of them."""
+    return any(os.environ.get(name, "0") != "0" for name in RANK_VARIABLES)
+
+
 def quiet_lightning() -> None:
     """Stop its lists of devices, limits and products; its warnings stay. After its import."""
     logging.getLogger("lightning").handlers.clear()  # ours prints what it has to say
@@ -175,15 +180,12 @@ def set_up_logging() -> None:
     handler.setFormatter(PlainFormatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     # the ranks of a distributed training see the same data: one of them speaks
-    first = all(os.environ.get(name, "0") == "0" for name in RANK_VARIABLES)
-    logging.getLogger("longspan").setLevel(logging.INFO if first else logging.ERROR)
+    logging.getLogger("longspan").setLevel(logging.ERROR if is_further_rank() else logging.INFO)
     ensure_caches()
     # advice that does not apply: batches are packed in the loader's own process
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # our loader reads on where an interrupted epoch stopped (DocumentData._batches_done)
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
-    # a run that goes on finds its own checkpoints
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # our records go on counting steps from epoch to epoch
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than")
     # labels in a script that matplotlib's font lacks are drawn as boxes

@@ -34,3 +34,17 @@ def was_interrupted(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
+
+
+class Preempted(SystemExit):
+    """A program that ends early because its machine is wanted back; the same command goes on.
+
+    Its code is the one that a shell, Kubernetes and SLURM show for a program that SIGTERM ended:
+    whether the signal came before there was anything to save, in the midst, or twice, it is this.
+    Codes of 128 and above are what Kubeflow's `restartPolicy: ExitCode` starts again.
+    """
+
+    CODE = 143  # 128 + SIGTERM
+
+    def __init__(self, code: int = CODE) -> None:
+        super().__init__(code)

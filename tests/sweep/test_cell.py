@@ -7,16 +7,15 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
 from dataclasses import replace
 
 import pytest
 
 from longspan.config import SweepConfig
 from longspan.errors import UserError
+from longspan.lock import Lock, TakenError
 from longspan.sweep import process
 from longspan.sweep.cell import BUSY, PLAIN, alone_at, cell_of, corruption_of, set_aside_if_corrupt
-from longspan.sweep.lock import Lock, TakenError
 from longspan.sweep.paths import CellPaths
 from longspan.sweep.process import Outcome, run_cell
 
@@ -34,13 +33,13 @@ def paths(tmp_path):
 
 
 def write(paths, **files):
-    paths.folder.checkpoints.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         file = {
             "config": paths.folder.config_file,
             "report": paths.folder.report_file,
-            "checkpoint": paths.folder.last_checkpoint,
+            "manifest": paths.folder.last_checkpoints.folder(7) / "manifest.json",
         }[name]
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
 
 
@@ -57,9 +56,8 @@ def write(paths, **files):
         ({"config": CONFIG, "report": "{}"}, "not that of a run"),
         ({"config": CONFIG, "report": "7"}, "TypeError"),
         ({"report": '{"steps": 1}'}, "config.yaml is missing"),
-        ({"checkpoint": "half"}, "config.yaml is missing"),
-        ({"config": CONFIG, "checkpoint": "half"}, "last.ckpt is no checkpoint"),
-        ({"config": CONFIG, "report": '{"steps": 1}', "checkpoint": "half"}, None),
+        ({"manifest": "half"}, "config.yaml is missing"),
+        ({"config": CONFIG, "manifest": "half"}, None),  # the run sees to its checkpoints
     ],
     ids=str,
 )
@@ -77,13 +75,6 @@ def test_damage_is_seen_and_set_aside(paths, caplog, files, said):
     assert not paths.folder.path.exists()
     write(paths, **files)
     assert set_aside_if_corrupt(paths).name == "seed=0-2"
-
-
-def test_a_whole_checkpoint_stays(paths):
-    write(paths, config=CONFIG)
-    with zipfile.ZipFile(paths.folder.last_checkpoint, "w") as archive:
-        archive.writestr("data.pkl", "x")
-    assert corruption_of(paths.folder) is None
 
 
 @pytest.mark.parametrize(

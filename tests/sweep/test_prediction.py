@@ -6,8 +6,8 @@ import logging
 import pytest
 
 from hydra_plugins.longspan_sweeper.grid import cells_at_once
+from longspan.lock import Lock
 from longspan.sweep import prediction
-from longspan.sweep.lock import Lock
 from longspan.sweep.prediction import FORECAST, predict, read_forecast
 from longspan.sweep.report import draw
 from longspan.sweep.results import read_sweep

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from longspan.errors import UserError
+from longspan.lock import Lock
 from longspan.sweep.cell import record_failure
-from longspan.sweep.lock import Lock
 from longspan.sweep.paths import CellPaths
 from longspan.sweep.results import read_sweep
 from longspan.sweep.table import (

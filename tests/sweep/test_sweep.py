@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from longspan.sweep.lock import Lock
+from longspan.lock import Lock
 from longspan.sweep.paths import CellPaths
 from longspan.sweep.results import read_sweep
 
@@ -28,7 +28,7 @@ def test_a_sweep_survives_a_kill_and_ends_in_a_picture(start, run, tmp_path):
     longer = ["trainer.max_epochs=40"]
     process = start(*longer)
     broken = CellPaths(folder, CELLS[1])
-    wait_for(broken.folder.last_checkpoint.exists, process)
+    wait_for(broken.folder.last_checkpoints.steps, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     before = reports(folder)
@@ -41,7 +41,7 @@ def test_a_sweep_survives_a_kill_and_ends_in_a_picture(start, run, tmp_path):
     after = reports(folder)
     assert set(after) == set(CELLS)
     assert after[CELLS[0]] == before[CELLS[0]]  # a finished cell is left alone
-    assert "resuming from sweeps/s/window=8/checkpoints/last.ckpt" in broken.log.read_text()
+    assert "resuming from sweeps/s/window=8/checkpoints/last/step=" in broken.log.read_text()
     assert f"report: {Path('sweeps/s/report.html')}" in done.stdout
     assert all((folder / f"report.{kind}").is_file() for kind in ("csv", "png", "html"))
     assert list((folder / ".locks").iterdir()) == []

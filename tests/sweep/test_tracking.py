@@ -42,7 +42,7 @@ def test_a_resumed_cell_continues_its_run(start, run, tmp_path):
     cell = CellPaths(tmp_path / "sweeps" / "s", "window=4").folder
     longer = (*WANDB, "model.window=4,8", "trainer.max_epochs=60")
     process = start(*longer)
-    while not cell.last_checkpoint.exists():
+    while not cell.last_checkpoints.steps():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

@@ -14,6 +14,7 @@ from longspan.training.callbacks import (
     forget_peak_memory,
     peak_memory_bytes,
 )
+from longspan.training.checkpoints.shelf import Shelf
 
 
 class Clock:
@@ -49,6 +50,19 @@ def test_throughput_is_the_tokens_of_training_over_its_time(clock):
     assert throughput.tokens_per_second == 150 / 2.5
 
 
+def test_throughput_goes_on_counting_where_a_run_goes_on(clock):
+    first = Throughput()
+    first.tokens, first.seconds = 150, 2.5
+    clock.now += 20.0
+    saved = first.state_dict()
+    clock.now += 1000.0  # lost
+    second = Throughput()
+    second.load_state_dict(saved)
+    clock.now += 5.0
+    assert second.tokens_per_second == 150 / 2.5
+    assert second.seconds_in_all == 25.0
+
+
 @pytest.mark.parametrize(
     ("exception", "saved", "said"),
     [
@@ -62,12 +76,14 @@ def test_throughput_is_the_tokens_of_training_over_its_time(clock):
     ],
 )
 def test_an_interruption_says_where_the_run_stands(tmp_path, caplog, exception, saved, said):
-    checkpoint = tmp_path / "last.ckpt"
+    checkpoints = Shelf(tmp_path)
     if saved:
-        checkpoint.touch()
+        for step in (7, 12):
+            checkpoints.folder(step).mkdir()
     with caplog.at_level(logging.WARNING):
-        InterruptionNotice(checkpoint).on_exception(None, None, exception)
-    assert caplog.messages == [line.format(checkpoint=checkpoint) for line in said]
+        InterruptionNotice(checkpoints).on_exception(None, None, exception)
+    newest = tmp_path / "step=00000012"
+    assert caplog.messages == [line.format(checkpoint=newest) for line in said]
 
 
 def test_peak_memory_never_falls():

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from omegaconf import OmegaConf, open_dict
 
 from longspan.compose.configuration import as_config, placed
 from longspan.config import Config, SweepConfig
-from longspan.errors import FieldError, UserError
+from longspan.errors import FieldError, Preempted, UserError
+from longspan.lock import owner_of
 from longspan.sweep.cell import PLAIN, corruption_of, record_failure
-from longspan.sweep.lock import owner_of
 from longspan.sweep.paths import CellPaths
 from longspan.sweep.plan import Plan, as_value, cell_name, check_names, sweep_name
 from longspan.sweep.prediction import predict
 from longspan.sweep.process import Outcome
+from longspan.sweep.stopping import listening
 from longspan.training.run_folder import differing_fields
 from longspan.typed import from_dict
 
@@ -183,12 +184,15 @@ class GridSweeper(BasicSweeper):
         """Launch; come back to the cells that another sweep was at, until none is left."""
         outcomes: dict[str, Outcome] = {}
         waiting = list(cells)
-        while waiting:
-            for outcome in self._launch(waiting):
-                outcomes[outcome.cell] = outcome
-            waiting = [c for c in cells if outcomes[c.name].status == "busy"]
-            if waiting:
-                waiting = self._wait_for_one(waiting)
+        with listening(self.folder) as notice:
+            while waiting:
+                for outcome in self._launch(waiting):
+                    outcomes[outcome.cell] = outcome
+                waiting = [c for c in cells if outcomes[c.name].status == "busy"]
+                if waiting:
+                    waiting = self._wait_for_one(waiting, lambda: notice.signal is not None)
+                if notice.signal or any(o.status == "preempted" for o in outcomes.values()):
+                    raise Preempted
         return list(outcomes.values())
 
     def _launch(self, cells: Sequence[Cell]) -> list[Outcome]:
@@ -196,12 +200,12 @@ class GridSweeper(BasicSweeper):
         results = self.launcher.launch([c.overrides for c in cells], initial_job_idx=0)
         return [result.return_value for result in results]
 
-    def _wait_for_one(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Those of the cells that nobody is at any more, once there are any."""
+    def _wait_for_one(self, cells: Sequence[Cell], must_end: Callable[[], bool]) -> list[Cell]:
+        """Those of the cells that nobody is at any more, once there are any or all is to end."""
         log.info("waiting for %d cells of another sweep", len(cells))
         while True:
             free = [c for c in cells if owner_of(CellPaths(self.folder, c.name).lock) is None]
-            if free:
+            if free or must_end():
                 return free
             time.sleep(BUSY_POLL_SECONDS)
 

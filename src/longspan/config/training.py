@@ -143,17 +143,22 @@ class TrainerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When the state is saved, which state is best, when to stop waiting for a better one."""
+    """When the state is saved and kept, which is best, when to stop waiting for a better one."""
 
     monitor: str | None = None  # dev metric, e.g. accuracy; null = the task's own
     mode: Literal["min", "max"] | None = None  # null = the task's own
     patience: int | None = None  # validations without improvement before stopping; null = never
     every_n_steps: int | None = None  # null = at every validation
+    keep_last: int = 2  # newest states: the one before is there if the newest is damaged
+    keep_best: int = 1  # best weights by the dev metric
+    # of a checkpoint or of metrics.jsonl, a full disk for instance. continue = say so, keep what is
+    # there and try again at the next one: nothing is lost where somebody makes room in time
+    on_write_error: Literal["continue", "stop"] = "continue"
 
     def __post_init__(self) -> None:
         if (self.monitor is None) != (self.mode is None):
             raise UserError("checkpoint.monitor and checkpoint.mode go together; set both or none")
-        for name in ("patience", "every_n_steps"):
+        for name in ("patience", "every_n_steps", "keep_last", "keep_best"):
             if getattr(self, name) is not None:
                 at_least(1, f"checkpoint.{name}", getattr(self, name))
 

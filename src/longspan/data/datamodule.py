@@ -21,6 +21,7 @@ from longspan.data.batching import (
     whole_documents,
 )
 from longspan.data.features import FeatureSet
+from longspan.data.loader_process import outlive_notices
 from longspan.data.streaming import StreamedBatches, TrainingStream
 from longspan.data.task import Draw, ReadingTask
 from longspan.errors import UserError
@@ -105,6 +106,7 @@ class DocumentData(L.LightningDataModule):
         super().__init__()
         self.config, self.splits, self.task, self.stream = config, splits, task, stream
         self.draw = draw
+        self._reads_from: tuple[int, int] | None = None  # epoch and batch that a loader began at
 
     def batches_of_epoch(self, epoch: int, world_size: int) -> list[list[BatchSpec]]:
         """The training batches of each rank."""
@@ -229,6 +231,7 @@ class DocumentData(L.LightningDataModule):
         # Lightning asks again every epoch (reload_dataloaders_every_n_epochs=1)
         trainer = self.trainer
         assert trainer is not None
+        self._reads_from = (trainer.current_epoch, self._batches_done())
         if self.stream is not None:
             batches = StreamedBatches(
                 self.stream,
@@ -239,7 +242,12 @@ class DocumentData(L.LightningDataModule):
                 world_size=trainer.world_size,
                 start=self._batches_done(),
             )
-            return DataLoader(batches, batch_size=None, num_workers=self.config.data.num_workers)
+            return DataLoader(
+                batches,
+                batch_size=None,
+                num_workers=self.config.data.num_workers,
+                worker_init_fn=outlive_notices,
+            )
         ranks = self.batches_of_epoch(trainer.current_epoch, trainer.world_size)
         key = (self.config.seed, trainer.current_epoch + 1)
         return self._loader("train", ranks[trainer.global_rank], key, self._batches_done())
@@ -249,6 +257,11 @@ class DocumentData(L.LightningDataModule):
         assert self.trainer is not None
         loop = self.trainer.fit_loop
         return loop.epoch_loop.batch_progress.current.ready if loop.restarting else 0
+
+    def is_elsewhere(self) -> bool:
+        """Whether the loader of training was made for another place than that of the training."""
+        assert self.trainer is not None
+        return self._reads_from != (self.trainer.current_epoch, self._batches_done())
 
     def val_dataloader(self) -> DataLoader[PackedBatch] | list[DataLoader[PackedBatch]]:
         return self.evaluation_loader("dev") if "dev" in self.splits else []
@@ -275,4 +288,5 @@ class DocumentData(L.LightningDataModule):
             batch_size=None,
             sampler=Remaining(start, len(specs)),
             num_workers=self.config.data.num_workers,
+            worker_init_fn=outlive_notices,
         )

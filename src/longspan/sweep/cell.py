@@ -5,23 +5,22 @@ import logging
 import os
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from longspan.command import RANK_VARIABLES
+from longspan.command import is_further_rank
 from longspan.config.sweep import SweepConfig
 from longspan.errors import UserError, was_interrupted
-from longspan.sweep.lock import Lock, TakenError
+from longspan.lock import Lock, TakenError
 from longspan.sweep.paths import CellPaths
 from longspan.terminal import on_one_line
+from longspan.training.notice import PARENT_VARIABLE
 from longspan.training.run_folder import RunFolder, write_text
 
 PLAIN = "grid"  # the choice of the group `sweep` that goes with single runs
 BUSY = 75  # exit code of a cell that another process is at (EX_TEMPFAIL of sysexits.h)
 POLL_SECONDS = 0.5
-PARENT_VARIABLE = "LONGSPAN_SWEEP_PID"  # the process that waits for this one
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ def cell_of(sweep: SweepConfig, choice: str) -> Iterator[None]:
             raise UserError(f"sweep={choice} is many runs; start them with train.py -m")
         yield
         return
-    if _is_further_rank():
+    if is_further_rank():
         yield  # of a distributed cell, whose first rank has the lock
         return
     paths = CellPaths(Path(sweep.dir) / sweep.name, sweep.cell)
@@ -63,7 +62,7 @@ def cell_of(sweep: SweepConfig, choice: str) -> Iterator[None]:
 @contextmanager
 def alone_at(folder: Path) -> Iterator[None]:
     """Around a run that several others start from: one process makes it while the others wait."""
-    if _is_further_rank():
+    if is_further_rank():
         yield
         return
     lock = CellPaths(folder.parent, folder.name).lock
@@ -79,10 +78,6 @@ def alone_at(folder: Path) -> Iterator[None]:
                 said = True
                 time.sleep(POLL_SECONDS)
         yield
-
-
-def _is_further_rank() -> bool:
-    return any(os.environ.get(name, "0") != "0" for name in RANK_VARIABLES)
 
 
 @contextmanager
@@ -111,7 +106,7 @@ def record_failure(paths: CellPaths, reason: str, kind: str = "failed") -> None:
 
 
 def corruption_of(folder: RunFolder) -> str | None:
-    """What makes a run folder useless, if anything does; cheap: no checkpoint is loaded."""
+    """What makes a run folder useless, if anything does; damaged checkpoints do not."""
     if not folder.path.exists():
         return None
     if not folder.path.is_dir():
@@ -121,13 +116,10 @@ def corruption_of(folder: RunFolder) -> str | None:
             return "report.json is not that of a run"
         if folder.config_file.exists():
             folder.read_config()
-        elif folder.is_finished or folder.last_checkpoint.exists():
+        elif folder.is_finished or folder.last_checkpoints.steps():
             return "config.yaml is missing"
     except (OSError, ValueError, KeyError, TypeError) as error:  # UserError is a ValueError
         return f"{type(error).__name__}: {error}"
-    checkpoint = folder.last_checkpoint
-    if not folder.is_finished and checkpoint.exists() and not zipfile.is_zipfile(checkpoint):
-        return f"{checkpoint.name} is no checkpoint"
     return None
 
 

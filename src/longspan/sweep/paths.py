@@ -31,8 +31,8 @@ class CellPaths:
 
     @property
     def lock(self) -> Path:
-        """Beside the folder, which may be renamed or emptied under it."""
-        return self.sweep / ".locks" / self.name
+        """That of the run, which does not take it again."""
+        return self.folder.lock
 
     @property
     def log(self) -> Path:

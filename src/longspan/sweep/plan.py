@@ -11,7 +11,7 @@ import yaml
 
 from longspan.config.sweep import Cost, SweepConfig
 from longspan.errors import UserError
-from longspan.sweep.lock import Lock, TakenError
+from longspan.lock import Lock, TakenError
 from longspan.sweep.paths import PLAN
 from longspan.training.run_folder import folder_name, run_name, write_text
 from longspan.typed import from_dict

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from longspan.command import quiet_lightning, set_up_logging, user_errors
-from longspan.sweep.cell import PARENT_VARIABLE, end_with_parent
-from longspan.sweep.lock import Lock, TakenError
+from longspan.lock import Lock, TakenError
+from longspan.sweep.cell import end_with_parent
+from longspan.training.notice import PARENT_VARIABLE
 from longspan.training.run_folder import write_text
 
 FORECAST = "forecast.json"

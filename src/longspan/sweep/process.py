@@ -18,10 +18,13 @@ from typing import Literal
 
 from longspan.command import set_up_logging
 from longspan.config.sweep import SweepConfig
-from longspan.sweep.cell import BUSY, PARENT_VARIABLE, record_failure
-from longspan.sweep.lock import owner_of
+from longspan.errors import Preempted
+from longspan.lock import owner_of
+from longspan.sweep.cell import BUSY, record_failure
 from longspan.sweep.paths import CellPaths
 from longspan.sweep.pruning import hopeless
+from longspan.sweep.stopping import is_told_to_stop, listening
+from longspan.training.notice import PARENT_VARIABLE, Notice
 
 POLL_SECONDS = 0.5
 LOOK_SECONDS = 5.0  # between two looks at whether a cell is hopeless
@@ -36,7 +39,7 @@ class Outcome:
     """How a cell went."""
 
     cell: str
-    status: Literal["finished", "failed", "pruned", "busy"]
+    status: Literal["finished", "failed", "pruned", "busy", "preempted"]
     reason: str = ""
 
 
@@ -55,12 +58,22 @@ def run_cell(script: str, overrides: Sequence[str], sweep: SweepConfig) -> Outco
     if owner := owner_of(paths.lock):
         log.info("%s: %s is at it", paths.name, owner)
         return Outcome(paths.name, "busy")
+    with listening() as notice:
+        if notice.signal is not None or is_told_to_stop():
+            return Outcome(paths.name, "preempted")
+        return _run_cell([sys.executable, script, *overrides], paths, sweep.prune_after, notice)
+
+
+def _run_cell(command: list[str], paths: CellPaths, least: int | None, notice: Notice) -> Outcome:
     started = time.monotonic()
-    least = sweep.prune_after
     look = None if least is None else lambda: hopeless(paths.sweep, paths.name, least)
-    code, pruned = _run_to_end([sys.executable, script, *overrides], paths, look)
+    code, pruned = _run_to_end(command, paths, look, notice)
     if code == BUSY:
         return Outcome(paths.name, "busy")
+    if code == Preempted.CODE or (code < 0 and notice.signal is not None):
+        notice.signal = notice.signal or signal.SIGTERM  # no other cell begins
+        log.warning("%s: stopped; the same command goes on", paths.name)
+        return Outcome(paths.name, "preempted")
     if pruned is not None and not paths.folder.is_finished:
         record_failure(paths, pruned, "pruned")
         log.info("%s: stopped early: %s", paths.name, pruned)
@@ -76,7 +89,7 @@ def run_cell(script: str, overrides: Sequence[str], sweep: SweepConfig) -> Outco
 
 
 def _run_to_end(
-    command: list[str], paths: CellPaths, look: Callable[[], str | None] | None
+    command: list[str], paths: CellPaths, look: Callable[[], str | None] | None, notice: Notice
 ) -> tuple[int, str | None]:
     """Exit code, and the reason why it was ended early if it was."""
     paths.log.parent.mkdir(parents=True, exist_ok=True)
@@ -86,10 +99,16 @@ def _run_to_end(
             command, stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file, env=environment
         )
     pruned, looked = None, time.monotonic()
+    others, notice.pass_on = notice.pass_on, process.send_signal
     try:
+        if notice.signal is not None:  # it came as the process was started
+            process.send_signal(notice.signal)
         while True:
             with suppress(subprocess.TimeoutExpired):
                 return process.wait(POLL_SECONDS), pruned
+            if notice.signal is None and is_told_to_stop():
+                notice.signal = signal.SIGTERM
+                process.send_signal(notice.signal)
             if look is not None and time.monotonic() - looked > LOOK_SECONDS:
                 pruned, looked = look(), time.monotonic()
                 if pruned is not None:
@@ -99,6 +118,8 @@ def _run_to_end(
         process.send_signal(signal.SIGINT)
         _wait_or_kill(process)
         raise
+    finally:
+        notice.pass_on = others
 
 
 def _wait_or_kill(process: subprocess.Popen[bytes]) -> int:

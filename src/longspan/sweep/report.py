@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longspan.config.sweep import Cost, SweepConfig
+from longspan.durable import write_bytes
 from longspan.sweep.figures import (
     draw_by_length,
     draw_cost,
@@ -17,7 +18,7 @@ from longspan.sweep.page import Picture, as_html
 from longspan.sweep.results import SweepResults, read_sweep
 from longspan.sweep.sketch import Draw, Sketch, as_png, as_svg
 from longspan.sweep.table import as_csv, pareto_front, rows_of, verdict, winner
-from longspan.training.run_folder import write_bytes, write_text
+from longspan.training.run_folder import write_text
 
 FIGURES: dict[str, tuple[Draw, str, str]] = {
     "heat_map": (

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 
 from longspan.errors import UserError
-from longspan.sweep.lock import owner_of
+from longspan.lock import owner_of
 from longspan.sweep.paths import RESERVED, CellPaths
 from longspan.sweep.plan import Plan, read_plan
 from longspan.sweep.prediction import read_forecast

@@ -13,6 +13,7 @@ import torch
 
 from longspan.batch import PackedBatch
 from longspan.errors import was_interrupted
+from longspan.training.checkpoints.shelf import Shelf
 
 log = logging.getLogger(__name__)
 
@@ -20,15 +21,39 @@ log = logging.getLogger(__name__)
 class Throughput(L.Callback):
     """Tokens a second of training, validation apart, on the progress bar and in `speed.jsonl`.
 
+    A run that goes on from a checkpoint goes on counting: the figures are those of all the work
+    that its weights come from. What an earlier start did after its last checkpoint is not in them.
+
+    Args:
+        began: `time.perf_counter()` as this start of the run began.
+
     Attributes:
         tokens: trained on so far, on this rank.
         seconds: that took.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, began: float | None = None) -> None:
         self.tokens = 0
         self.seconds = 0.0
         self._started = 0.0
+        self._began = time.perf_counter() if began is None else began
+        self._seconds_before = 0.0  # of earlier starts
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "seconds_in_all": self.seconds_in_all,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.tokens, self.seconds = state_dict["tokens"], state_dict["seconds"]
+        self._seconds_before = state_dict["seconds_in_all"]
+
+    @property
+    def seconds_in_all(self) -> float:
+        """From the beginning of the run, with everything around training."""
+        return self._seconds_before + time.perf_counter() - self._began
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: PackedBatch, batch_idx: int
@@ -86,15 +111,19 @@ class StepLimit(L.Callback):
 class InterruptionNotice(L.Callback):
     """Says where an interrupted run stands."""
 
-    def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, checkpoints: Shelf) -> None:
+        self.checkpoints = checkpoints
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        if was_interrupted(exception) and self.checkpoint.is_file():
-            log.warning("interrupted; the same command goes on from %s", self.checkpoint)
-        elif was_interrupted(exception):
+        if not was_interrupted(exception):
+            return
+        steps = self.checkpoints.steps()
+        if steps:
+            newest = self.checkpoints.folder(steps[-1])
+            log.warning("interrupted; the same command goes on from %s", newest)
+        else:
             log.warning("interrupted before the first checkpoint; the same command starts anew")
 
 

@@ -1,10 +1,10 @@
 """The folder of a run: its name, what it holds, and whether its work is done already."""
 
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +14,9 @@ import yaml
 
 from longspan.config import Config
 from longspan.config.checks import DEVICES
+from longspan.durable import cannot_write, clear_aside, write_bytes
 from longspan.errors import UserError
+from longspan.training.checkpoints.shelf import Shelf
 from longspan.typed import from_dict, to_dict
 
 # fields that do not change what a run computes, so that they neither name nor distinguish it
@@ -28,6 +30,9 @@ INCIDENTAL = (
     "data.num_proc",
     "data.num_workers",
     "data.cache_dir",
+    "checkpoint.keep_last",
+    "checkpoint.keep_best",
+    "checkpoint.on_write_error",
     "trainer.enable_progress_bar",
     "trainer.enable_model_summary",
     "trainer.log_every_n_steps",
@@ -80,12 +85,19 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
-    def last_checkpoint(self) -> Path:
-        return self.checkpoints / "last.ckpt"
+    def last_checkpoints(self) -> Shelf:
+        """States to go on from."""
+        return Shelf(self.checkpoints / "last")
 
     @property
-    def best_checkpoint(self) -> Path:
-        return self.checkpoints / "best.ckpt"
+    def best_checkpoints(self) -> Shelf:
+        """The best weights by the dev metric."""
+        return Shelf(self.checkpoints / "best")
+
+    @property
+    def lock(self) -> Path:
+        """Who trains here. Beside the folder, which may be renamed or emptied under it."""
+        return self.path.parent / ".locks" / self.path.name
 
     @property
     def model(self) -> Path:
@@ -180,13 +192,20 @@ class RunFolder:
             shutil.rmtree(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            if not self.config_file.exists():
+                write_text(self.config_file, yaml.safe_dump(to_dict(config), sort_keys=False))
         except (OSError, UnicodeEncodeError) as error:
             raise UserError(
                 f"runs_dir={config.runs_dir}: {self.path} cannot be made ({getattr(error, 'strerror', error)}); "
                 "name a folder that you may write to"
             ) from error
-        if not self.config_file.exists():
-            write_text(self.config_file, yaml.safe_dump(to_dict(config), sort_keys=False))
+
+    def clear_leftovers(self) -> None:
+        """Remove what a kill left half written; for the owner of the lock."""
+        for file in (self.config_file, self.report_file, self.model):
+            clear_aside(self.path, file.name)
+        self.last_checkpoints.clear_leftovers()
+        self.best_checkpoints.clear_leftovers()
 
     def write_report(self, report: dict[str, Any]) -> None:
         write_text(self.report_file, json.dumps(report, indent=2) + "\n")
@@ -223,22 +242,25 @@ def folder_of(config: Config) -> RunFolder:
     return RunFolder(Path(config.runs_dir) / config.experiment / config.name)
 
 
+@contextmanager
+def write_errors_told(folder: Path) -> Iterator[None]:
+    """Around the writing of results: a run that the disk refuses them can be started again.
+
+    Raises:
+        UserError: what could not be written, in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        said = cannot_write(error, Path(error.filename or folder))
+        raise UserError(
+            f"{said}; make room, and the same command goes on from the last checkpoint"
+        ) from error
+
+
 def write_text(file: Path, text: str) -> None:
     """Write aside, sync, rename: a reader or a kill never sees half a file."""
     write_bytes(file, text.encode())
-
-
-def write_bytes(file: Path, content: bytes) -> None:
-    """As `write_text`."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(file)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def differing_fields(old: Config, new: Config) -> list[str]:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from longspan.config import LoggerConfig
+from longspan.durable import cannot_write, sync
+from longspan.errors import UserError
 from longspan.training.wandb_logger import DetachedWandbLogger
 
 log = logging.getLogger(__name__)
@@ -21,7 +24,12 @@ SPEED_PREFIX = "speed/"  # metrics that depend on the clock
 
 
 def build_loggers(
-    config: LoggerConfig, run_dir: Path, run_id: str, group: str | None, hparams: dict[str, Any]
+    config: LoggerConfig,
+    run_dir: Path,
+    run_id: str,
+    group: str | None,
+    hparams: dict[str, Any],
+    stop_on_write_error: bool = False,
 ) -> list[Logger]:
     """The loggers of a run, for `Trainer(logger=...)`; the metrics file is always the first.
 
@@ -31,8 +39,9 @@ def build_loggers(
         run_id: names the W&B run; a resumed run with the same id continues the same W&B run.
         group: W&B group, the runs of one sweep for instance.
         hparams: the configuration as plain values, shown by W&B.
+        stop_on_write_error: of the metrics file.
     """
-    loggers: list[Logger] = [MetricsFile(run_dir)]
+    loggers: list[Logger] = [MetricsFile(run_dir, stop_on_write_error)]
     if config.kind == "none" or os.environ.get("WANDB_MODE") == "disabled":
         return loggers
     if importlib.util.find_spec("wandb") is None:
@@ -49,11 +58,20 @@ class MetricsFile(Logger):
     write, so that a kill leaves half a last line at most. Nothing in it depends on the clock: the
     same run with the same seed writes the same bytes. Metrics under "speed/" do depend on it and
     go to `speed.jsonl`.
+
+    Where the disk takes no record, it is said once, and the records wait in memory: they are
+    written, in their order, as soon as the disk takes them.
+
+    Args:
+        run_dir: the run folder.
+        stop_on_write_error: raise a UserError instead.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, stop_on_write_error: bool = False) -> None:
         super().__init__()
         self.run_dir = Path(run_dir)
+        self.stop_on_write_error = stop_on_write_error
+        self._waiting: dict[Path, list[bytes]] = {}
         self.metrics_path = self.run_dir / "metrics.jsonl"
         self.speed_path = self.run_dir / "speed.jsonl"
         self._cut_broken_tails()
@@ -78,9 +96,9 @@ class MetricsFile(Logger):
         numbers = {name: _json_number(metrics[name]) for name in names}
         speed = {name: numbers.pop(name) for name in metrics if name.startswith(SPEED_PREFIX)}
         if numbers.keys() - {"epoch"}:
-            _append_line(self.metrics_path, {"step": step, **numbers})
+            self._append(self.metrics_path, {"step": step, **numbers})
         if speed:
-            _append_line(self.speed_path, {"step": step, **speed})
+            self._append(self.speed_path, {"step": step, **speed})
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing to do: the run folder has its config.yaml."""
@@ -93,12 +111,41 @@ class MetricsFile(Logger):
         number of optimiser steps before theirs.
         """
         for path in (self.metrics_path, self.speed_path):
-            if path.exists():
+            if path.exists():  # steps never fall: what is kept is the beginning
                 lines = _complete_lines(path)
-                kept = [line for line in lines if (json.loads(line)["step"] or 0) < step]
-                partial = path.with_suffix(".partial")
-                partial.write_bytes(b"".join(kept))
-                partial.replace(path)
+                kept = takewhile(lambda line: (json.loads(line)["step"] or 0) < step, lines)
+                os.truncate(path, sum(map(len, kept)))
+
+    @rank_zero_only
+    def sync(self) -> None:
+        """Bring all records so far to the disk.
+
+        Raises:
+            OSError: it takes them not.
+        """
+        for path in (self.metrics_path, self.speed_path):
+            self._write_waiting(path)
+            if path.exists():
+                sync(path)
+
+    def _append(self, path: Path, record: dict[str, Any]) -> None:
+        line = json.dumps(record, allow_nan=False) + "\n"
+        waiting = self._waiting.setdefault(path, [])
+        waiting.append(line.encode())
+        try:
+            self._write_waiting(path)
+        except OSError as error:
+            said = cannot_write(error, path)
+            if self.stop_on_write_error:
+                raise UserError(f"{said}; make room, and the same command goes on") from error
+            if len(waiting) == 1:
+                log.warning("%s; training goes on, and the records wait in memory", said)
+
+    def _write_waiting(self, path: Path) -> None:
+        waiting = self._waiting.get(path, [])
+        if waiting:
+            _append_bytes(path, b"".join(waiting))
+            waiting.clear()
 
     @rank_zero_only
     def _cut_broken_tails(self) -> None:
@@ -121,11 +168,17 @@ def _complete_lines(path: Path) -> list[bytes]:
     return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
 
 
-def _append_line(path: Path, record: dict[str, Any]) -> None:
-    line = json.dumps(record, allow_nan=False) + "\n"
+def _append_bytes(path: Path, content: bytes) -> None:
+    """Append all or nothing."""
     # Opened each time: costs microseconds a record, and leaves no handle to close or to pickle.
     with path.open("ab", buffering=0) as file:
-        file.write(line.encode())
+        size = os.fstat(file.fileno()).st_size
+        try:
+            while content:  # a full disk takes a part, and says so the next time only
+                content = content[file.write(content) :]
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 def _json_number(value: Any) -> Any:

@@ -32,6 +32,8 @@ Report = Callable[[str], None]
 def main() -> None:
     """Start the run, make the calls, finish the run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # sent by the web page's Stop button
+    for told_to_the_training in (signal.SIGTERM, signal.SIGUSR1):  # which then ends the run
+        signal.signal(told_to_the_training, signal.SIG_IGN)
     report = _open_reports()
     options = json.loads(sys.stdin.readline())
     limits = (options["training_pid"], options["timeout_seconds"])
