@@ -4,6 +4,7 @@ Runs that are killed outright are in `test_resume.py`, sweeps in `tests/sweep/te
 """
 
 import functools
+import logging
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from longspan.data.loader_process import outlive_notices
 from longspan.errors import Preempted
+from longspan.training.checkpoints import io
 from longspan.training.checkpoints.folder import read_checkpoint
 from longspan.training.notice import Notice, requeue
 from longspan.training.run_folder import folder_of
@@ -93,6 +95,36 @@ def test_a_preempted_run_goes_on(start, make_breakable, outcome_of, whole, name,
     assert not folder_of(config).report_file.exists()
     assert start(config) == 0
     assert outcome_of(config) == whole(name)
+
+
+class RefuseStates(L.Callback):
+    """Lets the disk refuse all checkpoints after that of a step, and keeps what is said then."""
+
+    def __init__(self, step, said):
+        self.step, self.said = step, said
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        if trainer.global_step == self.step:
+            logging.getLogger("longspan").addHandler(logging.FileHandler(self.said))
+            io.write_checkpoint = refuse
+
+
+def refuse(folder, *arguments):
+    raise OSError(28, "No space left on device", str(folder))
+
+
+def test_a_preempted_run_whose_state_the_disk_refuses_says_where_it_goes_on(
+    start, make_breakable, outcome_of, whole, tmp_path
+):
+    config = make_breakable("validation among gradients")
+    told = SignalAt(TERM, on_before_optimizer_step=3)
+    assert start(config, RefuseStates(2, tmp_path / "said"), told) == PREEMPTED
+    assert saved_step(config) == 2
+    said = (tmp_path / "said").read_text()
+    assert "step=00000003 cannot be written (No space left on device" in said
+    assert "SIGTERM: stopped after step 3; the same command goes on from the checkpoint" in said
+    assert start(config) == 0
+    assert outcome_of(config) == whole("validation among gradients")
 
 
 def test_a_second_signal_ends_at_once(start, make_breakable):
