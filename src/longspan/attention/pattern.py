@@ -95,6 +95,27 @@ class Pattern:
             return True
         return self.dilation == 1 and self.window * self.block >= length - 1
 
+    @property
+    def window_keys(self) -> int | None:
+        """Keys of a window that no edge of the document cuts; None = as many as there are."""
+        if self.window is None:
+            return None
+        return ((1 if self.causal else 2) * self.window + 1) * self.block
+
+    @property
+    def window_reach(self) -> int | None:
+        """Tokens from one to the furthest on its left that a window of tokens shows; None = any."""
+        assert self.block == 1, "of blocks it depends on the token"
+        if self.window is None:
+            return None
+        groups = self.dilation if isinstance(self.dilation, tuple) else (self.dilation,)
+        return self.window * max(groups)
+
+    @property
+    def is_windowed(self) -> bool:
+        """Whether there are but windows of tokens, with gaps or without, one-sided or not, sinks."""
+        return self == Pattern(self.window, self.causal, self.sinks, self.dilation)
+
     def by_head(self, num_heads: int) -> Iterator[tuple[slice, "Pattern"]]:
         """Heads that follow each other and have one pattern, with that pattern.
 

@@ -1,5 +1,6 @@
 """The fields of `model.*`: the encoder."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -162,6 +163,22 @@ class ModelConfig:
             {"window": window} | self.pattern.of_layer(layer)
             for layer, window in enumerate(self.windows)
         )
+
+    @property
+    def windows_reach(self) -> float | None:
+        """Tokens on a side, over which windows carry information: the sum over layers; inf = all.
+
+        Sinks and global tokens carry it further. None where something else does, which is in no
+        window.
+        """
+        if not self.pattern.is_windowed:
+            return None
+        total = 0.0
+        for layer in self.layer_patterns:
+            window, groups = layer["window"], layer["dilation"]
+            step = max(groups) if isinstance(groups, tuple) else groups
+            total += math.inf if window is None else window * step
+        return total
 
     @property
     def rope_thetas(self) -> tuple[float, ...]:
