@@ -37,7 +37,7 @@ class ModelConfig:
     norm_eps: float = 1e-5
     embedding_norm: bool = True
     first_norm: bool = True  # false: layer 0 has no norm before its attention (ModernBERT)
-    mlp: Literal["gelu", "geglu", "swiglu"] = "gelu"
+    mlp: Literal["gelu", "gelu_tanh", "geglu", "swiglu"] = "gelu"  # gelu_tanh approximates gelu
     attention_bias: bool = True
     mlp_bias: bool = True
     norm_bias: bool = True
@@ -129,6 +129,10 @@ class ModelConfig:
     @property
     def mlp_size(self) -> int:
         return self.intermediate_size or 4 * self.hidden_size
+
+    @property
+    def mlp_is_gated(self) -> bool:
+        return self.mlp in ("geglu", "swiglu")
 
     def absorbing_pays(self, pairs: float, rows: float, tokens: float) -> bool:
         """Whether rows that see their whole document take fewer operations from hidden states

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 from longspan.config import ModelConfig
 from longspan.errors import UserError
 from longspan.model.encoder import Encoder
-from longspan.pretrained import bert, distilbert, longformer, modernbert, own, roberta
+from longspan.pretrained import (
+    bert,
+    bigbird,
+    distilbert,
+    longformer,
+    mistral,
+    modernbert,
+    own,
+    roberta,
+)
 from longspan.pretrained.family import Family, expand, gather_weights
 from longspan.pretrained.folder import (
     pretrained_folder,
@@ -29,6 +38,9 @@ FAMILIES = {
         longformer.FAMILY,
         modernbert.FAMILY,
         distilbert.FAMILY,
+        bigbird.FAMILY,
+        mistral.FAMILY,
+        mistral.MINISTRAL,
         own.FAMILY,
     )
 }
