@@ -9,18 +9,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from longspan.command import quiet_lightning, run_command, user_errors
-from longspan.compose.configuration import as_config, placed
-from longspan.config import SweepConfig
+from longspan.compose.configuration import as_config, placed, sweep_of
 from longspan.sweep.cell import alone_at, cell_of
 from longspan.sweep.process import Outcome, run_cell
-from longspan.typed import from_dict
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(composed: DictConfig) -> Outcome | None:
     job = HydraConfig.get()
     with user_errors():
-        sweep = from_dict(SweepConfig, OmegaConf.to_container(composed.sweep), "sweep")
+        sweep = sweep_of(OmegaConf.to_container(composed))
         if job.mode == RunMode.MULTIRUN:
             return run_cell(__file__, job.overrides.task, sweep)
         with cell_of(sweep, job.runtime.choices["sweep"]):

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from longspan.attention import AttentionPlan, Pattern, attend
 from longspan.attention.plan import build_block_table
-from longspan.cost.machine import keep_pages
+from longspan.cost.heap import keep_pages
 
 ROOT = Path(__file__).parents[1]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

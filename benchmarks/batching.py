@@ -33,7 +33,7 @@ from training_runs import ROOT
 
 from longspan.batch import Feature, PackedBatch, pack
 from longspan.config import ModelConfig, OptimConfig
-from longspan.cost.machine import keep_pages
+from longspan.cost.heap import keep_pages
 from longspan.data.batching import training_batches
 from longspan.model.encoder import Encoder
 from longspan.training.optim import build_optimizer

@@ -27,7 +27,7 @@ from reporting import with_table, write_result
 from training_runs import ROOT
 
 from longspan.attention import AttentionPlan, Pattern, attend
-from longspan.cost.machine import keep_pages
+from longspan.cost.heap import keep_pages
 
 RESULT = ROOT / "benchmarks/results/matmul_share.json"
 PAGE = ROOT / "docs/attention.md"

@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from longspan.config import ClassificationConfig, Config, DataConfig, MaskedLMConfig, ModelConfig
 from longspan.cost.documents import Documents
-from longspan.cost.machine import keep_pages
+from longspan.cost.heap import keep_pages
 from longspan.forecast.steps import random_batch
 from longspan.tasks.classification import Classification
 from longspan.tasks.masked_lm import MaskedLM, Vocabulary

@@ -32,7 +32,7 @@ from scaling_picture import draw
 
 from longspan.config import ClassificationConfig, Config, DataConfig, MaskedLMConfig, ModelConfig
 from longspan.cost.documents import Documents
-from longspan.cost.machine import keep_pages
+from longspan.cost.heap import keep_pages
 from longspan.forecast.steps import random_batch
 from longspan.model.chunked import encode_in_chunks
 from longspan.predict import CHUNK_TOKENS

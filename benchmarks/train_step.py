@@ -36,7 +36,7 @@ from rich.progress import Progress
 from train_step_table import as_markdown, as_table, summarise
 from training_runs import ROOT
 
-from longspan.cost.machine import keep_pages
+from longspan.cost.heap import keep_pages
 
 RESULT = ROOT / "benchmarks/results/train_step.json"
 PAGE = ROOT / "docs/speed.md"

@@ -310,7 +310,7 @@ def test_a_recipe_trains_its_first_part_once_and_goes_on_from_it(tiny_fields, tm
         (["model.window=-1"], "model.window=-1 is negative; it is the one-sided reach"),
         (["model=pretrained"], "model.pretrained is missing; give it a value: model.pretrained=…"),
         (["model.pretrained=/nowhere"], "model.pretrained=/nowhere does not exist; give a folder"),
-        (["name=a/b"], "name='a/b' names a folder; use a name without slashes"),
+        (["name=a/b"], "name='a/b' names a file or folder, but it holds a slash; choose another"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -240,11 +240,11 @@ def test_the_defaults_are_a_valid_run():
         ({"checkpoint": {"mode": "min"}}, ["checkpoint.monitor", "checkpoint.mode", "both"]),
         ({"checkpoint": {"patience": 0}}, ["checkpoint.patience=0", "1 or more"]),
         ({"checkpoint": {"every_n_steps": 0}}, ["checkpoint.every_n_steps=0", "1 or more"]),
-        ({"name": "a/b"}, ["name='a/b'", "without slashes"]),
-        ({"name": "a\\b"}, ["name='a\\\\b'", "without slashes"]),
-        ({"name": ".."}, ["name='..'", "names a folder"]),
-        ({"name": ""}, ["name=''", "names a folder"]),
-        ({"experiment": "a/b"}, ["experiment='a/b'", "without slashes"]),
+        ({"name": "a/b"}, ["name='a/b'", "a slash", "choose another"]),
+        ({"name": "a\\b"}, ["name='a\\\\b'", "a slash", "choose another"]),
+        ({"name": ".."}, ["name='..'", "ends in a dot"]),
+        ({"name": ""}, ["name=''", "it is empty"]),
+        ({"experiment": "a/b"}, ["experiment='a/b'", "a slash"]),
         (
             {
                 "model": {"positions": "learned", "max_positions": 512},
@@ -311,14 +311,15 @@ def test_what_is_left_open_follows_from_the_rest():
 @st.composite
 def valid(draw):
     """Some fields of a config, of every kind of type."""
-    name = st.text(st.characters(exclude_characters="/\\\0", codec="utf-8"), min_size=1)
+    characters = st.characters(exclude_characters="/\\", exclude_categories=["Cc"], codec="utf-8")
+    name = st.text(characters, max_size=60).map(lambda text: f"n{text}n")  # as `file_name` has it
     share = st.floats(0, 1, exclude_max=True)
     layers = draw(st.integers(1, 4))
     window = st.none() | st.integers(0, 10**6)
     length = draw(st.integers(3, 10**6))
     return {
         "name": draw(name.filter(lambda text: text not in (".", ".."))),
-        "seed": draw(st.integers(0)),
+        "seed": draw(st.integers(0, 2**32 - 1)),
         "overwrite": draw(st.booleans()),
         "model": {
             "num_layers": layers,
@@ -332,7 +333,7 @@ def valid(draw):
                 st.none()
                 | st.dictionaries(
                     st.sampled_from(["train", "dev", "test"]),
-                    st.text(st.characters(codec="utf-8")),
+                    st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=60),
                 )
             ),
             "section_separator": draw(st.text(st.characters(codec="utf-8"))),
@@ -344,7 +345,9 @@ def valid(draw):
             "betas": draw(st.tuples(share, share).map(list)),
         },
         "trainer": {
-            "limit_train_batches": draw(st.none() | st.integers() | st.floats(0, 1)),
+            "limit_train_batches": draw(
+                st.none() | st.integers(-(2**63), 2**63 - 1) | st.floats(0, 1)
+            ),
             "deterministic": draw(st.none() | st.booleans() | st.just("warn")),
             "devices": draw(st.integers(1, 8) | st.just("auto") | st.lists(st.integers(0, 7))),
         },

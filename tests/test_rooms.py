@@ -13,13 +13,16 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 # What the modules of a room may import of longspan. A room is a module or a package.
 ROOMS = {
+    "terminal": set(),
+    "caches": set(),
+    "hub": set(),
     "__init__": {"predict", "registration"},
     "registration": {"pretrained"},  # once transformers is loaded
     "errors": set(),
-    "document": set(),
+    "document": {"errors"},
     "config": {"errors"},
     "typed": {"errors"},
-    "command": {"errors", "typed"},
+    "command": {"caches", "errors", "terminal", "typed"},
     "embedded": {"errors"},
     "batch": set(),
     "attention": set(),
@@ -31,7 +34,7 @@ ROOMS = {
     "compose": {"command", "config", "errors", "pretrained", "training", "typed"},
     "checkpoint": {"config", "errors", "typed"},
     "tasks": {"batch", "config", "document", "encoding", "errors"},
-    "data": {"__init__", "batch", "config", "document", "embedded", "encoding", "errors"},
+    "data": {"__init__", "batch", "config", "document", "embedded", "encoding", "errors", "hub"},
     "pretrained": {
         "batch",
         "checkpoint",
@@ -39,8 +42,10 @@ ROOMS = {
         "embedded",
         "encoding",
         "errors",
+        "hub",
         "model",
         "tasks",
+        "terminal",
         "typed",
     },
     "known_tasks": {"config", "errors", "pretrained", "tasks"},
@@ -56,16 +61,19 @@ ROOMS = {
         "pretrained",
         "tasks",
     },
-    "predict_files": {"errors"},
+    "predict_files": {"errors", "terminal"},
     "cli": {
         "command",
         "compose",
+        "cost",
         "errors",
         "forecast",
         "predict",
         "predict_files",
         "pretrained",
         "sweep",
+        "terminal",
+        "training",
     },
     "forecast": {
         "attention",
@@ -79,9 +87,19 @@ ROOMS = {
         "model",
         "pretrained",
         "reach",
+        "terminal",
         "training",
     },
-    "sweep": {"command", "compose", "config", "errors", "forecast", "training", "typed"},
+    "sweep": {
+        "command",
+        "compose",
+        "config",
+        "errors",
+        "forecast",
+        "terminal",
+        "training",
+        "typed",
+    },
     "training": {
         "batch",
         "checkpoint",
@@ -95,6 +113,7 @@ ROOMS = {
         "model",
         "pretrained",
         "tasks",
+        "terminal",
         "typed",
     },
 }
@@ -118,7 +137,17 @@ HOMES = {
     "torchmetrics": {"tasks"},
     "typer": {"cli"},
 }
-STANDARD_ONLY = {"__init__", "registration", "errors", "config", "typed", "command", "embedded"}
+STANDARD_ONLY = {
+    "__init__",
+    "registration",
+    "errors",
+    "config",
+    "typed",
+    "command",
+    "embedded",
+    "terminal",
+    "caches",
+}
 LIBRARIES_OF = {"batch": {"torch", "numpy"}, "attention": {"torch", "numpy"}, "model": {"torch"}}
 
 LINES = 300
@@ -207,7 +236,7 @@ def test_an_entry_point_is_hydra_and_one_call(name):
 def test_the_plugin_is_light_and_knows_no_training(file):
     """Every start of Hydra imports it."""
     assert libraries_imported(file) <= {"hydra", "hydra_plugins", "omegaconf", "optuna"}
-    rooms = {"compose", "config", "errors", "sweep", "training", "typed"}
+    rooms = {"compose", "config", "errors", "sweep", "terminal", "training", "typed"}
     assert rooms_imported(file) <= rooms
     assert {n for n in imports_of(file) if n.startswith("longspan.training.")} <= {
         "longspan.training.run_folder",

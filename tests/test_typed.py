@@ -34,21 +34,22 @@ class Outer:
     inner: Inner = field(default_factory=Inner)
 
 
+integers = st.integers(-(2**63), 2**63 - 1)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
-inners = st.builds(Inner, whole=st.integers(), share=numbers, maybe=st.none() | st.integers())
+inners = st.builds(Inner, whole=integers, share=numbers, maybe=st.none() | integers)
 outers = st.builds(
     Outer,
     flag=st.booleans(),
     text=st.text(),
     kind=st.sampled_from(["a", "b"]),
     level=st.none() | st.booleans() | st.just("warn"),
-    number=st.integers() | numbers,
-    wide=st.integers() | numbers,
+    number=integers | numbers,
+    wide=integers | numbers,
     grade=st.sampled_from([1, 2]),
     pair=st.tuples(numbers, numbers),
-    several=st.none() | st.integers() | st.lists(st.none() | st.integers()).map(tuple),
+    several=st.none() | integers | st.lists(st.none() | integers).map(tuple),
     names=st.dictionaries(st.text(), st.none() | st.text()),
-    anything=st.none() | st.lists(st.integers()),
+    anything=st.none() | st.lists(integers),
     inner=inners,
 )
 

@@ -84,6 +84,23 @@ class PackedBatch:
     def num_tokens(self) -> int:
         return len(self.input_ids)
 
+    def documents(self, first: int, last: int) -> Self:
+        """Documents [first, last) alone, as views; the weights stay those of all."""
+        start, stop = self.cu_seqlens[[first, last]].tolist()
+        labels = self.labels
+        if labels is not None:  # of tokens, or of documents
+            of_tokens = len(labels) == self.num_tokens
+            labels = labels[start:stop] if of_tokens else labels[first:last]
+        return replace(
+            self,
+            input_ids=self.input_ids[start:stop],
+            cu_seqlens=self.cu_seqlens[first : last + 1] - start,
+            token_type_ids=self.token_type_ids[start:stop],
+            global_mask=self.global_mask[start:stop],
+            labels=labels,
+            features=self.features[first:last],
+        )
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         return self._map(lambda x: x.to(device, non_blocking=non_blocking))
 

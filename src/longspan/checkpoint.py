@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from longspan.config import Config
 from longspan.errors import UserError
@@ -86,6 +86,29 @@ def _replace(folder: Path, new: Path, old: Path) -> None:
         raise
 
 
+def fill(module: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
+    """Put the weights of a model folder into a module, which may be on the meta device.
+
+    Nothing is allocated for a module that its config.json describes wrongly.
+
+    Raises:
+        UserError: weights are missing, unknown or of another shape.
+    """
+    try:
+        module.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise UserError(
+            f"{folder}/model.safetensors does not fit its config.json ({error}); restore them or "
+            "train again"
+        ) from error
+
+
+def _names(labels: Any) -> list[str]:
+    if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
+        raise UserError(f"labels={str(labels)[:60]} are no list of names")
+    return labels
+
+
 def read_model(folder: Path) -> tuple[Config, list[str], dict[str, Tensor]]:
     """Config, label names and weights of a model folder.
 
@@ -94,15 +117,15 @@ def read_model(folder: Path) -> tuple[Config, list[str], dict[str, Tensor]]:
     """
     try:
         about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{folder} is no model folder ({error}); give one that training wrote"
         ) from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise UserError(f"{folder}/config.json is not of format {FORMAT}; give a longspan model")
     try:
-        config, labels = from_dict(Config, about["config"]), list(about["labels"])
-    except (UserError, KeyError, TypeError) as error:
+        config, labels = from_dict(Config, about["config"]), _names(about["labels"])
+    except (UserError, KeyError) as error:
         raise UserError(
             f"{folder}/config.json is damaged ({error}); restore it or train again"
         ) from error

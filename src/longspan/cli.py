@@ -9,6 +9,7 @@ import typer
 
 from longspan.command import quiet_lightning, set_up_logging, user_errors
 from longspan.errors import UserError
+from longspan.terminal import on_one_line
 
 if TYPE_CHECKING:
     from longspan.compose.cells import Cell
@@ -128,7 +129,7 @@ def predict(
         raise UserError("predict needs either --document file.txt or --rows file.jsonl")
     if question is not None and document is None:
         raise UserError("--question goes with --document; rows bring questions of their own")
-    from longspan.cost.machine import keep_pages
+    from longspan.cost.heap import keep_pages
     from longspan.predict import load_predictor
     from longspan.predict_files import read_rows, read_text, write_rows
 
@@ -141,6 +142,18 @@ def predict(
     count = write_rows(load_predictor(model).predict_all(given), output)
     if output is not None:
         typer.echo(f"{output}: {count} predictions")
+
+
+@app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="run folder, as training printed it")],
+    step: Annotated[int | None, typer.Option(help="a bad step; the last one if not given")] = None,
+) -> None:
+    """Compute a step that was skipped again: where its first number that is not finite comes from."""
+    from longspan.training.replay import replay as replayed  # loads torch
+
+    for line in replayed(run, step):
+        typer.echo(line)
 
 
 class CostKind(StrEnum):
@@ -164,7 +177,7 @@ def report(
 
     drawn = draw(sweep, None if cost is None else cost.value, ceiling)
     for line in filter(None, [drawn.verdict, drawn.summary, str(drawn.files[-1])]):
-        typer.echo(line)
+        typer.echo(on_one_line(line))  # names and reasons are those of the folder
 
 
 def main() -> int | None:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from longspan.caches import ensure_caches
 from longspan.errors import UserError, was_interrupted
+from longspan.terminal import on_one_line, print_traceback, printable
 from longspan.typed import unknown_key
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
@@ -17,10 +19,13 @@ DETAILS = ("full_key:", "object_type=", "See https://", "Config search path:", "
 
 
 class PlainFormatter(logging.Formatter):
-    """The message alone, with its level where that is a warning or worse."""
+    """The message alone, with its level where that is a warning or worse.
+
+    Messages quote data: what is in them neither controls the terminal nor begins a line.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        message = super().format(record)
+        message = printable(super().format(record)).replace("\n", "\n  ")
         return message if record.levelno < logging.WARNING else f"warning: {message}"
 
 
@@ -85,9 +90,20 @@ def user_errors() -> Iterator[None]:
     except (Exception, KeyboardInterrupt) as error:
         if was_interrupted(error):
             raise SystemExit(1) from None  # training has said where it stands
-        if not type(error).__module__.startswith(("hydra.", "omegaconf.")):
+        if not _is_of_composition(error):
             raise
         _fail(_composition_error(error))
+
+
+def _is_of_composition(error: BaseException) -> bool:
+    """Whether Hydra or OmegaConf raised it: a type of theirs, or a plain ValueError in Hydra."""
+    if type(error).__module__.startswith(("hydra.", "omegaconf.")):
+        return True
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    raised_in = "" if last is None else str(last.tb_frame.f_globals.get("__name__"))
+    return isinstance(error, ValueError) and raised_in.startswith("hydra.")
 
 
 def quiet_lightning() -> None:
@@ -98,7 +114,7 @@ def quiet_lightning() -> None:
 
 
 def _fail(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {on_one_line(message)}", file=sys.stderr)
     raise SystemExit(1)
 
 
@@ -154,12 +170,14 @@ def _unknown_field(full_name: str, key: str, siblings: Mapping[Any, Any]) -> str
 
 def set_up_logging() -> None:
     """Our own news in plain lines on stderr; of the libraries, warnings only."""
+    sys.excepthook = print_traceback
     handler = logging.StreamHandler()
     handler.setFormatter(PlainFormatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     # the ranks of a distributed training see the same data: one of them speaks
     first = all(os.environ.get(name, "0") == "0" for name in RANK_VARIABLES)
     logging.getLogger("longspan").setLevel(logging.INFO if first else logging.ERROR)
+    ensure_caches()
     # advice that does not apply: batches are packed in the loader's own process
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # our loader reads on where an interrupted epoch stopped (DocumentData._batches_done)
@@ -168,5 +186,7 @@ def set_up_logging() -> None:
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # our records go on counting steps from epoch to epoch
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than")
+    # labels in a script that matplotlib's font lacks are drawn as boxes
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font")
     # Lightning 2.6 calls what torch 2.13 deprecates; nothing a user could do about it
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")

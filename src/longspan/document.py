@@ -1,14 +1,21 @@
 """A tokenised document, before it is a feature: tokens with their place in the text."""
 
+import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Self
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
+
+from longspan.errors import UserError
 
 SPECIAL, TEXT, PAIR = -1, 0, 1  # values of `Document.segment`
+PROBES = 100  # entries of a vocabulary that are tried
+CHARACTERS_AT_ONCE = 2**21  # a tokenizer takes some 150 bytes for each
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,13 @@ class SpecialTokens:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, pair: bool) -> Self:
-        """Read off the tokenizer's own template by encoding a probe."""
-        encoding = tokenizer.encode("a", "a" if pair else None)
+        """Read off the tokenizer's own template by encoding a probe.
+
+        Raises:
+            UserError: a tokenizer of which no text becomes a token.
+        """
+        probe = _probe(tokenizer)
+        encoding = tokenizer.encode(probe, probe if pair else None)
         sequence = encoding.sequence_ids  # None for special tokens, else 0 or 1
         ordinary = [i for i, s in enumerate(sequence) if s is not None]
         first, last = ordinary[0], ordinary[-1]
@@ -92,6 +104,51 @@ class SpecialTokens:
 
     def __len__(self) -> int:
         return len(self.before) + len(self.between) + len(self.after)
+
+
+def encodings_of(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Encoding]:
+    """The tokens of each text, none of them special; of long texts, a few are held at once.
+
+    A code point that is half of a surrogate pair is no character, and read as U+FFFD.
+
+    Raises:
+        UserError: a text that the tokenizer has no tokens for.
+    """
+    together: list[str] = []
+    characters = 0
+    for text in texts:
+        if together and characters + len(text) > CHARACTERS_AT_ONCE:
+            yield from _encoded(tokenizer, together)
+            together, characters = [], 0
+        together.append(SURROGATE.sub("\ufffd", text))
+        characters += len(text)
+    yield from _encoded(tokenizer, together)
+
+
+def _encoded(tokenizer: Tokenizer, texts: list[str]) -> list[Encoding]:
+    try:
+        return tokenizer.encode_batch(texts, add_special_tokens=False)
+    except Exception as error:
+        if type(error) is not Exception:  # `tokenizers` has no type of its own
+            raise
+        raise UserError(
+            f"data.tokenizer cannot read a text ({error}); give it an unk_token, or choose another"
+        ) from error
+
+
+def _probe(tokenizer: Tokenizer) -> str:
+    """A text that has tokens: a letter, or else what stands in the vocabulary."""
+    for probe in ("a", *islice(tokenizer.get_vocab(), PROBES)):
+        try:
+            if len(tokenizer.encode(probe, add_special_tokens=False)):
+                return probe
+        except Exception as error:
+            if type(error) is not Exception:  # `tokenizers` has no type of its own
+                raise
+    raise UserError(
+        "data.tokenizer makes no tokens of any text; choose another, or mend its normalizer, "
+        "pre_tokenizer and unk_token"
+    )
 
 
 def with_marks(text: str, offsets: np.ndarray) -> np.ndarray:

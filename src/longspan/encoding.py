@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import repeat
 from typing import Any, Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ from tokenizers import Encoding, Tokenizer
 
 from longspan.batch import Feature
 from longspan.config import GlobalsConfig
-from longspan.document import PAIR, SPECIAL, TEXT, Document, SpecialTokens, with_marks
+from longspan.document import PAIR, SPECIAL, TEXT, Document, SpecialTokens, encodings_of, with_marks
 from longspan.errors import UserError
 from longspan.globals import global_positions
 
@@ -59,12 +60,8 @@ class DocumentEncoder:
         """Features without labels, in the order of the texts."""
         if pairs is not None:
             self._check_room(self.double)
-        encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        pair_encodings = (
-            self.tokenizer.encode_batch(list(pairs), add_special_tokens=False)
-            if pairs is not None
-            else [None] * len(texts)
-        )
+        encodings = encodings_of(self.tokenizer, texts)
+        pair_encodings = repeat(None) if pairs is None else encodings_of(self.tokenizer, pairs)
         columns = global_columns if global_columns is not None else [None] * len(texts)
         return [self._feature(*row) for row in zip(ids, texts, encodings, pair_encodings, columns)]
 
@@ -77,7 +74,7 @@ class DocumentEncoder:
             the pieces of each text, with `words` and `characters`; at least one, named
             `<id>` where it is the only one and `<id>#<number>` otherwise.
         """
-        encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        encodings = encodings_of(self.tokenizer, texts)
         columns = global_columns if global_columns is not None else [None] * len(texts)
         return [self._pieces(*row) for row in zip(ids, texts, encodings, columns)]
 
@@ -130,8 +127,10 @@ class DocumentEncoder:
         Raises:
             UserError: a question or text without tokens, or no room for a text.
         """
-        encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        asked = self.tokenizer.encode_batch(list(questions), add_special_tokens=False)
+        encodings, asked = (
+            encodings_of(self.tokenizer, texts),
+            encodings_of(self.tokenizer, questions),
+        )
         columns = global_columns if global_columns is not None else [None] * len(texts)
         rows = zip(ids, texts, encodings, asked, columns, strict=True)
         return [self._slices(*row, max_question_length, truncate) for row in rows]

@@ -50,7 +50,8 @@ def global_positions(
     if config.first_k:
         chosen |= in_text & (document.text_index < config.first_k)
     if config.every_k:
-        chosen |= in_text & (document.text_index % config.every_k == 0)
+        every = min(config.every_k, np.iinfo(np.int32).max)  # of what places are counted in
+        chosen |= in_text & (document.text_index % every == 0)
     if config.regex is not None:
         matches = re.finditer(config.regex, document.text, re.MULTILINE)
         chosen |= overlapping(document, [match.span() for match in matches])

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from longspan.batch import Feature, PackedBatch, pack
-from longspan.checkpoint import read_model
+from longspan.checkpoint import fill, read_model
 from longspan.config import AskingConfig, ChoiceConfig, Config, MaskedLMConfig, MultiHopConfig
-from longspan.document import RawDocument
+from longspan.document import CHARACTERS_AT_ONCE, RawDocument
 from longspan.encoding import DocumentEncoder
 from longspan.errors import UserError
 from longspan.known_tasks import known_task
@@ -33,8 +33,7 @@ from longspan.tasks.head import logits_of
 from longspan.tasks.multihop import MultiHop
 from longspan.tasks.qa import QuestionAnswering
 
-DOCUMENTS_AT_ONCE = 16  # that are held in memory together, unless they are long:
-CHARACTERS_AT_ONCE = 2**21  # a tokenizer takes some 150 bytes for each
+DOCUMENTS_AT_ONCE = 16  # that are held in memory together, unless they are long
 CHUNK_TOKENS = 16_384  # larger batches are encoded in chunks of so many
 SNIPPET = 80  # characters of the document on each side of an answer
 
@@ -165,11 +164,12 @@ def load_predictor(folder: str | PathLike[str]) -> Predictor:
     tokenizer = load_tokenizer(str(place))
     task = known_task(config, labels, None, tokenizer)
     assert isinstance(task, Classification | QuestionAnswering | MultiHop | Choice)
-    encoder = Encoder(config.model)
-    model = nn.ModuleDict(
-        {"encoder": encoder, "head": task.head(config.model, encoder.token_embedding)}
-    )
-    model.load_state_dict(state)
+    with torch.device("meta"):  # shapes without values
+        encoder = Encoder(config.model)
+        model = nn.ModuleDict(
+            {"encoder": encoder, "head": task.head(config.model, encoder.token_embedding)}
+        )
+    fill(model, state, place)
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     return Predictor(config, task, document_encoder(config, tokenizer), encoder, model["head"])
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import track
 
 from longspan.errors import UserError
+from longspan.terminal import printable_json
 
 
 def read_text(file: Path) -> str:
@@ -45,11 +46,16 @@ def read_rows(file: Path) -> Iterator[dict[str, Any]]:
                 raise UserError(
                     f"{file} line {number} is not UTF-8; convert it, e.g. with iconv -f latin1"
                 ) from error
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{file} line {number} is no JSON ({error}); mend it") from error
             if not isinstance(row, dict):
                 raise UserError(f"{file} line {number} is no object with a text; mend it")
             yield row
+
+
+def as_line(row: dict[str, Any]) -> str:
+    """JSON that UTF-8 can hold: half of a surrogate pair stays the escape that it came as."""
+    return json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace").decode()
 
 
 def write_rows(rows: Iterable[dict[str, Any]], output: Path | None) -> int:
@@ -66,7 +72,7 @@ def write_rows(rows: Iterable[dict[str, Any]], output: Path | None) -> int:
     count = 0
     if output is None:
         for row in rows:
-            print(json.dumps(row, ensure_ascii=False), flush=True)
+            print(printable_json(as_line(row)), flush=True)
             count += 1
         return count
     part = output.with_name(f"{output.name}.part")
@@ -80,7 +86,7 @@ def write_rows(rows: Iterable[dict[str, Any]], output: Path | None) -> int:
         ) from error
     with stream:
         for row in track(rows, "documents", console=console, disable=not console.is_terminal):
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            stream.write(as_line(row) + "\n")
             stream.flush()
             count += 1
     part.replace(output)

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from longspan.errors import FieldError, UserError
 
 T = TypeVar("T")
+LONGEST = 200  # characters of a value in a message
 
 
 def from_dict(cls: type[T], data: Any, path: str = "") -> T:
@@ -27,14 +28,23 @@ def from_dict(cls: type[T], data: Any, path: str = "") -> T:
     Raises:
         UserError: unknown key, wrong type, or a check of the dataclass itself.
     """
+    return cls(**typed_fields(cls, data, path))
+
+
+def typed_fields(cls: type, data: Any, path: str = "") -> dict[str, Any]:
+    """The fields of `from_dict`, each of its type, before the dataclass checks them together.
+
+    Raises:
+        UserError: unknown key, or wrong type.
+    """
     if not isinstance(data, dict):
-        raise UserError(f"{path or 'the configuration'}={data!r} must be a mapping of fields")
+        raise UserError(f"{path or 'the configuration'}={_shown(data)} must be a mapping of fields")
     hints = get_type_hints(cls)
     known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     for key in data:
         if key not in known:
             raise unknown_key(_join(path, str(key)), str(key), known)
-    return cls(**{k: _convert(hints[k], v, _join(path, k)) for k, v in data.items()})
+    return {k: _convert(hints[k], v, _join(path, k)) for k, v in data.items()}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -43,7 +53,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def unknown_key(full_name: str, key: str, known: list[str]) -> FieldError:
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.6)
     prefix = full_name[: len(full_name) - len(key)]
     remedy = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(known)}"
     return FieldError(f"{full_name} is not a field; {remedy}")
@@ -69,15 +79,24 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         item = get_args(hint)[1]
         return {str(k): _convert(item, v, _join(path, str(k))) for k, v in value.items()}
     if hint is float and type(value) is int:
-        return float(value)
+        return _as_float(value, path)
     if hint is float and isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{path}={value} is no finite number")
     if hint is type(None) and value is None:
         return None
+    if hint is int and type(value) is int and not -(2**63) <= value < 2**63:
+        raise UserError(f"{path}={_shown(value)} does not fit into 64 bits; choose another number")
     # bool is a subclass of int: only the exact type is what the user meant
     if isinstance(hint, type) and type(value) is hint:
         return value
     raise _wrong(path, value, hint)
+
+
+def _as_float(value: int, path: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise UserError(f"{path}={_shown(value)} is no number of 64 bits; lower it") from None
 
 
 def _convert_union(members: tuple[Any, ...], hint: Any, value: Any, path: str) -> Any:
@@ -89,7 +108,7 @@ def _convert_union(members: tuple[Any, ...], hint: Any, value: Any, path: str) -
     # an exact match wins over a widening one: 1 stays an int in `int | float`
     for member in members:
         if isinstance(member, type) and type(value) is member:
-            return value
+            return _convert(member, value, path)
     for member in members:
         try:
             return _convert(member, value, path)
@@ -102,8 +121,8 @@ def _convert_variant(members: tuple[Any, ...], value: dict[str, Any], path: str)
     """Dataclasses told apart by their `name`, a Literal; the first is the default."""
     variants = {get_args(get_type_hints(member)["name"])[0]: member for member in members}
     name = value.get("name", next(iter(variants)))
-    if name not in variants:
-        raise UserError(f"{path}.name={name!r} is not known; known: {', '.join(variants)}")
+    if not isinstance(name, str) or name not in variants:
+        raise UserError(f"{path}.name={_shown(name)} is not known; known: {', '.join(variants)}")
     return from_dict(variants[name], value, path)
 
 
@@ -118,7 +137,13 @@ def _convert_tuple(members: tuple[Any, ...], hint: Any, value: Any, path: str) -
 
 
 def _wrong(path: str, value: Any, hint: Any) -> FieldError:
-    return FieldError(f"{path}={value!r} has the wrong type; allowed: {_say(hint)}")
+    return FieldError(f"{path}={_shown(value)} has the wrong type; allowed: {_say(hint)}")
+
+
+def _shown(value: Any) -> str:
+    """A value as code writes it; of a long one, its beginning."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _say(hint: Any) -> str:

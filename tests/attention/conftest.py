@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from longspan.attention import AttentionPlan, Pattern, native
+from longspan.attention import AttentionPlan, Pattern, attend, native
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 # all that are held against the oracle, and what they compute in
@@ -126,6 +126,16 @@ def make_qkv():
     return make
 
 
+@pytest.fixture(scope="session")
+def run():
+    return _run
+
+
+@pytest.fixture(scope="session")
+def assert_agrees():
+    return _assert_agrees
+
+
 def _make_plan(lengths, global_positions, window):
     """The plan of documents of these lengths.
 
@@ -157,3 +167,81 @@ def _compositions(total):
     for first in range(1, total + 1):
         for rest in _compositions(total - first):
             yield [first, *rest]
+
+
+def _run(qkv, global_qkv, plan, dtype=torch.float64, backend="reference", **arguments):
+    """`attend` forward and backward: its output and the gradients of all that went in, by name.
+
+    Of flex its output alone: on the CPU it has no backward.
+    """
+    names = ("q", "k", "v", "global q", "global k", "global v")
+    differentiates = backend != "flex"
+    inputs = [x.to(dtype).requires_grad_(differentiates) for x in (*qkv, *(global_qkv or ()))]
+    out = attend(
+        *inputs[:3], plan, global_qkv=tuple(inputs[3:]) or None, backend=backend, **arguments
+    )
+    if not differentiates:
+        return {"out": out}
+    gradients = torch.autograd.grad(out, inputs, _gradient_of(out), materialize_grads=True)
+    return {"out": out.detach(), **dict(zip(names, gradients))}
+
+
+def _gradient_of(out):
+    """Random, but always the same."""
+    return torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
+
+
+def _assert_agrees(plan, qkv, global_qkv, dtype, scale=None, recomputes=False, **arguments):
+    """Hold a backend to the error that the oracle itself makes in the same dtype.
+
+    How large an honest error is depends on lengths, windows and dtype, so it is measured, not
+    guessed: the truth is the oracle in float64 from the same rounded inputs, the yardstick the
+    largest error of the oracle in `dtype` in each tensor (for float64: in float32, scaled). A
+    backend adds in another order and may round the probabilities to the input's dtype before
+    they meet the values (flash attention does), hence four times the yardstick. The oracle may
+    be exact by luck, hence two roundings of the largest intermediate number on top.
+
+    A backend that keeps log-sum-exps and `recomputes` probabilities in its backward pass has them
+    off by the rounding of a score, which counts where scores are large: in gradients, that much on
+    top.
+    """
+    yardstick = torch.float32 if dtype == torch.float64 else dtype
+    scaled = torch.finfo(dtype).eps / torch.finfo(yardstick).eps
+    truth = _run(qkv, global_qkv, plan, scale=scale)
+    oracle = _run(qkv, global_qkv, plan, yardstick, scale=scale)
+    ours = _run(qkv, global_qkv, plan, dtype, scale=scale, **arguments)
+    largest = _largest_number(qkv, global_qkv, truth, scale)
+    roundings = 2 * torch.finfo(dtype).eps * largest
+    wide = torch.promote_types(dtype, torch.float32)
+    of_scores = 2 * torch.finfo(wide).eps * _largest_score(qkv, global_qkv, scale) * largest
+    for name, exact in truth.items():
+        if name not in ours:
+            continue
+        assert ours[name].dtype == dtype
+        if exact.numel():
+            error, yard = ((x[name].double() - exact).abs().max() for x in (ours, oracle))
+            budget = 4 * scaled * yard + roundings
+            if recomputes and name != "out":
+                budget = budget + of_scores
+            assert error <= budget, f"{name}: error {error:.3g} exceeds {budget:.3g}"
+
+
+def _largest_number(qkv, global_qkv, truth, scale):
+    """A bound of what is added up on the way to the results.
+
+    The gradient of a score is a difference of products of output gradients and values, and zero
+    where a query sees one key; what is rounded are the products, times queries or keys.
+    """
+    q, k, v = (torch.cat([x.flatten(0, 1) for x in xs]) for xs in zip(qkv, global_qkv or qkv))
+    products = _gradient_of(truth["out"]).norm(dim=-1).max() * v.norm(dim=-1).max()
+    factor = torch.cat([q, k]).abs().max() * (scale or q.shape[-1] ** -0.5)
+    return max(products * factor, *(x.abs().max() for x in truth.values() if x.numel()))
+
+
+def _largest_score(qkv, global_qkv, scale):
+    """A bound of them."""
+    q, k = (
+        torch.cat([x.double().flatten(0, 1) for x in xs])
+        for xs in zip(qkv[:2], (global_qkv or qkv)[:2])
+    )
+    return q.norm(dim=-1).max() * k.norm(dim=-1).max() * (scale or q.shape[-1] ** -0.5)

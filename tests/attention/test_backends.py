@@ -12,69 +12,9 @@ from longspan.attention import api, attend, native
 from longspan.attention.plan import build_block_table
 
 
-def run(qkv, global_qkv, plan, dtype=torch.float64, backend="reference", **arguments):
-    """`attend` forward and backward: its output and the gradients of all that went in, by name.
-
-    Of flex its output alone: on the CPU it has no backward.
-    """
-    names = ("q", "k", "v", "global q", "global k", "global v")
-    differentiates = backend != "flex"
-    inputs = [x.to(dtype).requires_grad_(differentiates) for x in (*qkv, *(global_qkv or ()))]
-    out = attend(
-        *inputs[:3], plan, global_qkv=tuple(inputs[3:]) or None, backend=backend, **arguments
-    )
-    if not differentiates:
-        return {"out": out}
-    gradients = torch.autograd.grad(out, inputs, gradient_of(out), materialize_grads=True)
-    return {"out": out.detach(), **dict(zip(names, gradients))}
-
-
-def gradient_of(out):
-    """Random, but always the same."""
-    return torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
-
-
 def assert_same(ours, expected, layout):
     where = f"lengths, global tokens, window = {layout}"
     torch.testing.assert_close(ours, expected, msg=lambda text: f"{where}: {text}")
-
-
-def assert_agrees(plan, qkv, global_qkv, dtype, scale=None, **arguments):
-    """Hold a backend to the error that the oracle itself makes in the same dtype.
-
-    How large an honest error is depends on lengths, windows and dtype, so it is measured, not
-    guessed: the truth is the oracle in float64 from the same rounded inputs, the yardstick the
-    largest error of the oracle in `dtype` in each tensor (for float64: in float32, scaled). A
-    backend adds in another order and may round the probabilities to the input's dtype before
-    they meet the values (flash attention does), hence four times the yardstick. The oracle may
-    be exact by luck, hence two roundings of the largest intermediate number on top.
-    """
-    yardstick = torch.float32 if dtype == torch.float64 else dtype
-    scaled = torch.finfo(dtype).eps / torch.finfo(yardstick).eps
-    truth = run(qkv, global_qkv, plan, scale=scale)
-    oracle = run(qkv, global_qkv, plan, yardstick, scale=scale)
-    ours = run(qkv, global_qkv, plan, dtype, scale=scale, **arguments)
-    roundings = 2 * torch.finfo(dtype).eps * largest_number(qkv, global_qkv, truth, scale)
-    for name, exact in truth.items():
-        if name not in ours:
-            continue
-        assert ours[name].dtype == dtype
-        if exact.numel():
-            error, yard = ((x[name].double() - exact).abs().max() for x in (ours, oracle))
-            budget = 4 * scaled * yard + roundings
-            assert error <= budget, f"{name}: error {error:.3g} exceeds {budget:.3g}"
-
-
-def largest_number(qkv, global_qkv, truth, scale):
-    """A bound of what is added up on the way to the results.
-
-    The gradient of a score is a difference of products of output gradients and values, and zero
-    where a query sees one key; what is rounded are the products, times queries or keys.
-    """
-    q, k, v = (torch.cat([x.flatten(0, 1) for x in xs]) for xs in zip(qkv, global_qkv or qkv))
-    products = gradient_of(truth["out"]).norm(dim=-1).max() * v.norm(dim=-1).max()
-    factor = torch.cat([q, k]).abs().max() * (scale or q.shape[-1] ** -0.5)
-    return max(products * factor, *(x.abs().max() for x in truth.values() if x.numel()))
 
 
 # --- the oracle ---------------------------------------------------------------------------------
@@ -115,7 +55,7 @@ def test_the_oracle_uses_the_global_projections_for_whole_global_rows(short_plan
 @pytest.mark.parametrize("separate", [False, True], ids=["shared", "separate"])
 @pytest.mark.parametrize("num_tokens", range(1, 7))
 def test_all_small_layouts(
-    backend, finest_dtype, num_tokens, separate, small_layouts, make_plan, make_qkv
+    backend, finest_dtype, num_tokens, separate, small_layouts, make_plan, make_qkv, run
 ):
     dtype = finest_dtype(backend)
     for layout in small_layouts(num_tokens):
@@ -126,7 +66,7 @@ def test_all_small_layouts(
 
 
 @pytest.mark.parametrize("block_size", [1, 2, 3, 4])
-def test_small_layouts_in_small_blocks(block_size, small_layouts, make_plan, make_qkv):
+def test_small_layouts_in_small_blocks(block_size, small_layouts, make_plan, make_qkv, run):
     for layout in small_layouts(5):
         plan = make_plan(*layout)
         if plan.is_full:  # is not cut into blocks
@@ -138,7 +78,7 @@ def test_small_layouts_in_small_blocks(block_size, small_layouts, make_plan, mak
 
 @settings(max_examples=40)
 @given(data=st.data())
-def test_random_layouts(backend_and_dtype, plans, make_qkv, data):
+def test_random_layouts(backend_and_dtype, plans, make_qkv, assert_agrees, data):
     backend, dtype = backend_and_dtype
     plan = data.draw(plans, label="plan")
     few = backend == "flex"  # each is compiled anew
@@ -153,7 +93,7 @@ def test_random_layouts(backend_and_dtype, plans, make_qkv, data):
 
 
 @pytest.mark.parametrize("window", [0, 1, 200, 600])
-def test_one_long_document(backend_and_dtype, window, make_plan, make_qkv):
+def test_one_long_document(backend_and_dtype, window, make_plan, make_qkv, assert_agrees):
     backend, dtype = backend_and_dtype
     # longer than the chunks of keys that flash attention takes at a time, so that a row's first
     # chunks may hold no key that it sees
@@ -162,7 +102,7 @@ def test_one_long_document(backend_and_dtype, window, make_plan, make_qkv):
     assert_agrees(plan, qkv, global_qkv, dtype, backend=backend)
 
 
-def test_large_scores_do_not_overflow(any_backend, make_plan, make_qkv):
+def test_large_scores_do_not_overflow(any_backend, make_plan, make_qkv, run):
     plan = make_plan([150, 50], [3], 5)
     (q, k, v), _ = make_qkv(plan, dtype=torch.float32)
     result = run((100 * q, 100 * k, v), None, plan, torch.float32, backend=any_backend)
@@ -193,7 +133,9 @@ def test_output_keeps_strided_inputs(backend, finest_dtype, make_plan, make_qkv)
 
 
 @pytest.mark.parametrize("window", [3, 40, None])
-def test_documents_do_not_influence_each_other(any_backend_and_dtype, window, make_plan, make_qkv):
+def test_documents_do_not_influence_each_other(
+    any_backend_and_dtype, window, make_plan, make_qkv, run
+):
     any_backend, dtype = any_backend_and_dtype
     plan = make_plan([30, 1, 100, 70], [0, 31, 90, 140], window)
     qkv, global_qkv = make_qkv(plan, dtype=dtype, separate=True)

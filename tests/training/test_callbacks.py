@@ -7,10 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from longspan.errors import UserError
 from longspan.training import callbacks
 from longspan.training.callbacks import (
-    FiniteLoss,
     InterruptionNotice,
     Throughput,
     forget_peak_memory,
@@ -100,12 +98,3 @@ def test_peak_memory_is_the_gpus_where_one_was_used(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 123)
     assert peak_memory_bytes() == 123
-
-
-@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_ends_the_training_with_a_remedy(loss):
-    trainer = SimpleNamespace(global_step=8)
-    check = FiniteLoss().on_train_batch_end
-    check(trainer, None, {"loss": torch.tensor(1.0)}, None, 0)
-    with pytest.raises(UserError, match=rf"loss is {loss} at step 7; lower optim.learning_rate"):
-        check(trainer, None, {"loss": torch.tensor(loss)}, None, 0)

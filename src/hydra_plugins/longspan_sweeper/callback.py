@@ -8,6 +8,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from longspan.config import LoggerConfig
+from longspan.terminal import on_one_line
 from longspan.typed import from_dict
 
 
@@ -19,7 +20,7 @@ class SweepReport(Callback):
         from longspan.sweep.report import draw  # loads matplotlib
 
         drawn = draw(Path(config.sweep.dir) / config.sweep.name)
-        print(drawn.verdict)
+        print(on_one_line(drawn.verdict))
         print(f"report: {drawn.files[-1]}")
         logger = from_dict(LoggerConfig, OmegaConf.to_container(config.logger), "logger")
         if logger.kind != "none":
@@ -27,5 +28,5 @@ class SweepReport(Callback):
 
             track_report(drawn, logger)
         if drawn.summary:
-            print(f"error: {drawn.summary}", file=sys.stderr)
+            print(f"error: {on_one_line(drawn.summary)}", file=sys.stderr)
             raise SystemExit(1)

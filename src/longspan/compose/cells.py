@@ -94,12 +94,13 @@ def _config(data: dict[str, Any]) -> Config:
     """As a run has it; the model of a run that is made first is taken from its configuration."""
     if not data["first"]:
         return as_config(data)
-    from longspan.pretrained.load import KEEP  # loads transformers, for seconds
+    from longspan.pretrained.load import given_fields  # loads transformers, for seconds
 
     first = to_dict(_config(_composed(data["first"])))
-    own = {k: v for k, v in data["model"].items() if v != KEEP and k != "pretrained"}
+    own = given_fields(data["model"])
+    pattern = first["model"]["pattern"] | own.get("pattern", {})
     tokenizer = data["data"].get("tokenizer") or first["data"]["tokenizer"]
-    model = first["model"] | own | {"pretrained": None}
+    model = first["model"] | own | {"pattern": pattern, "pretrained": None}
     return from_dict(
         Config,
         data | {"first": [], "model": model, "data": data["data"] | {"tokenizer": tokenizer}},

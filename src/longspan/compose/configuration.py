@@ -1,11 +1,13 @@
 """From what Hydra composed of conf/train.yaml to the typed configuration of one run."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
-from longspan.config import Config
+from longspan.config import Config, SweepConfig
+from longspan.errors import UserError
 from longspan.training.run_folder import run_name
-from longspan.typed import from_dict
+from longspan.typed import from_dict, typed_fields
 
 
 def placed(composed: Any, overrides: Sequence[str]) -> dict[str, Any]:
@@ -16,11 +18,28 @@ def placed(composed: Any, overrides: Sequence[str]) -> dict[str, Any]:
         overrides: that a run is named after, unless it was given a name or is a cell of a sweep.
     """
     data = dict(composed)
-    sweep = data.pop("sweep")
-    if sweep["cell"] is not None:
-        place = {"runs_dir": sweep["dir"], "experiment": sweep["name"], "name": sweep["cell"]}
-        return data | place
-    return data | {"name": run_name(overrides) if data["name"] is None else data["name"]}
+    sweep = sweep_of(data)
+    del data["sweep"]
+    for field in fields(Config):
+        if field.name not in data:
+            raise UserError(f"{field.name} is taken away; drop ~{field.name}")
+    if sweep.cell is not None:
+        data |= {"runs_dir": sweep.dir, "experiment": sweep.name, "name": sweep.cell}
+    elif data["name"] is None:
+        data["name"] = run_name(overrides)
+    # what is read before all of it is checked
+    early = ("first", "runs_dir", "experiment", "name")
+    typed_fields(Config, {name: data[name] for name in early})
+    return data
+
+
+def sweep_of(composed: Any) -> SweepConfig:
+    """Which cell of which sweep a run is.
+
+    Raises:
+        UserError: unknown field, wrong type.
+    """
+    return from_dict(SweepConfig, composed.get("sweep"), "sweep")
 
 
 def as_config(data: dict[str, Any]) -> Config:
@@ -29,7 +48,11 @@ def as_config(data: dict[str, Any]) -> Config:
     Raises:
         UserError: unknown field, wrong type, impossible combination, no such model.
     """
-    if data["model"].get("pretrained") is not None:
+    groups = [data.get(name) for name in ("model", "task", "data")]
+    # what is no group, and a name that is no text, are refused below
+    if all(isinstance(group, dict) for group in groups) and isinstance(
+        data["model"].get("pretrained"), str
+    ):
         from longspan.pretrained.load import complete_config  # loads transformers, for seconds
 
         data = complete_config(data)

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from longspan.config.checks import at_least, probability
+from longspan.config.checks import MAX_PROCESSES, at_least, at_most, path_name, probability
 from longspan.errors import UserError
 
 
@@ -38,6 +38,7 @@ class GlobalsConfig:
 
 
 MAX_FACTS = 16  # needles about four places at most, of four kinds
+MAX_NEEDLES = 1_000_000  # questions of a length, which are all made before training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,8 @@ class NeedleConfig:
                     f"data.needle.{name}={list(getattr(self, name))} must list "
                     "different numbers, at least one"
                 )
+        for length in self.lengths:
+            at_least(1, "data.needle.lengths", length)
         for depth in self.depths:
             if not 0 <= depth <= 100:
                 raise UserError(f"data.needle.depths: {depth} must lie in [0, 100], in per cent")
@@ -75,6 +78,7 @@ class NeedleConfig:
                 )
             for number in given:
                 at_least(0, f"data.needle.{split}", number)
+                at_most(MAX_NEEDLES, f"data.needle.{split}", number)
         if not sum(self.train):
             raise UserError(
                 f"data.needle.train={list(self.train)} leaves nothing to train on; raise a number"
@@ -137,6 +141,10 @@ class DataConfig:
         return self.tokens_per_batch
 
     def __post_init__(self) -> None:
+        for split, file in self.local_files.items():
+            path_name(f"data.files.{split}", file)
+        for name in ("path", "tokenizer", "cache_dir"):
+            path_name(f"data.{name}", getattr(self, name))
         at_least(3, "data.max_length", self.max_length)
         if self.tokens_per_batch != "auto" and self.tokens_per_batch < self.max_length:
             raise UserError(
@@ -165,7 +173,9 @@ class DataConfig:
                     raise UserError(f"data.{name}.{split} is not a split; use train, dev, test")
         if self.num_proc is not None:
             at_least(1, "data.num_proc", self.num_proc)
+            at_most(MAX_PROCESSES, "data.num_proc", self.num_proc)
         at_least(0, "data.num_workers", self.num_workers)
+        at_most(MAX_PROCESSES, "data.num_workers", self.num_workers)
         at_least(1, "data.shuffle_buffer", self.shuffle_buffer)
         at_least(0, "data.held_out", self.held_out)
         if self.streaming and self.shortest_first:

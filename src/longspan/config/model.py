@@ -4,11 +4,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from longspan.config.checks import above_zero, at_least, probability
+from longspan.config.checks import above_zero, at_least, at_most, probability
 from longspan.config.pattern import PatternConfig
 from longspan.errors import UserError
 
 Window = int | None
+MAX_LAYERS = 10_000  # the deepest that were trained have a thousand (Wang et al. 2022, DeepNet)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("hidden_size", "num_layers", "num_heads"):
             at_least(1, f"model.{name}", getattr(self, name))
+        at_most(MAX_LAYERS, "model.num_layers", self.num_layers)
         optional = ("vocab_size", "num_kv_heads", "head_dim", "intermediate_size", "max_positions")
         for name in optional:
             if getattr(self, name) is not None:

@@ -1,10 +1,9 @@
 """A whole run, and the evaluation of one."""
 
-import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from longspan.config.checks import at_least
+from longspan.config.checks import at_least, at_most, file_name, path_name
 from longspan.config.data import DataConfig, GlobalsConfig
 from longspan.config.model import ModelConfig, Window
 from longspan.config.tasks import (
@@ -42,12 +41,12 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("experiment", "name"):
-            value = getattr(self, name)
-            if not re.fullmatch(r"[^/\\\0]+", value) or value in (".", ".."):
-                raise UserError(f"{name}={value!r} names a folder; use a name without slashes")
+            file_name(name, getattr(self, name))
+        path_name("runs_dir", self.runs_dir)
         if not self.runs_dir:
             raise UserError("runs_dir is empty; name the folder that holds the runs")
         at_least(0, "seed", self.seed)
+        at_most(2**32 - 1, "seed", self.seed)  # of NumPy's generators, which Lightning seeds
         if self.data.streaming:
             self._check_streaming()
         positions = self.model.max_positions
@@ -82,6 +81,11 @@ class Config:
             )
         if not lora.rank:
             return
+        if lora.rank > self.model.hidden_size:
+            raise UserError(
+                f"optim.lora.rank={lora.rank} exceeds model.hidden_size={self.model.hidden_size}; "
+                "it is to be low: lower it"
+            )
         if frozen == layers:
             raise UserError(
                 f"optim.lora.rank={lora.rank} has no layer to adapt: optim.freeze_layers={frozen} "
@@ -181,6 +185,7 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if not self.run:
             raise UserError("run is missing; give the folder of a run: run=runs/…")
-        if self.output is not None and ("/" in self.output or not self.output):
-            raise UserError(f"output={self.output!r} names a file in predictions/; drop the slash")
+        if self.output is not None:
+            file_name("output", self.output)
         at_least(0, "page", self.page)
+        path_name("run", self.run)

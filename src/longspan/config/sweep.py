@@ -1,10 +1,9 @@
 """The fields of `sweep.*`: many runs of one command."""
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
-from longspan.config.checks import at_least
+from longspan.config.checks import at_least, file_name, path_name
 from longspan.errors import UserError
 
 Cost = Literal["time", "memory", "flops"]
@@ -26,11 +25,12 @@ class SweepConfig:
     def __post_init__(self) -> None:
         for field in ("name", "cell"):
             value = getattr(self, field)
-            if value is not None and (not re.fullmatch(r"[^/\\\0]+", value) or value[0] == "."):
-                raise UserError(
-                    f"sweep.{field}={value!r} names a folder; use a name without slashes or a "
-                    "leading dot"
-                )
+            if value is None:
+                continue
+            file_name(f"sweep.{field}", value)
+            if value[0] == ".":  # as `.locks`, which lies beside the cells
+                raise UserError(f"sweep.{field}={value!r} begins with a dot; choose another name")
+        path_name("sweep.dir", self.dir)
         if not self.dir:
             raise UserError("sweep.dir is empty; name the folder that holds the sweeps")
         if self.prune_after is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from longspan.config.checks import above_zero, at_least, probability
+from longspan.config.checks import MAX_PROCESSES, above_zero, at_least, at_most, probability
 from longspan.errors import UserError
 
 
@@ -59,9 +59,15 @@ class OptimConfig:
         at_least(0, "optim.freeze_layers", self.freeze_layers)
 
 
+OUR_OWN = ("max_bad_steps", "split_batches")  # fields of `trainer.*` that Lightning does not have
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """The arguments of `lightning.Trainer`, by its names; null leaves Lightning's default."""
+    """The arguments of `lightning.Trainer`, by its names; null leaves Lightning's default.
+
+    Those of `OUR_OWN` are not Lightning's.
+    """
 
     accelerator: str = "auto"
     strategy: str = "auto"
@@ -98,11 +104,23 @@ class TrainerConfig:
     sync_batchnorm: bool = False
     enable_autolog_hparams: bool = True
     model_registry: str | None = None
+    # steps in a row whose loss or gradient is not finite, before training gives up; each is skipped
+    max_bad_steps: int = 5
+    # compute a batch that memory does not hold in parts, down to single documents; the gradient is
+    # the same
+    split_batches: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("accumulate_grad_batches", "log_every_n_steps", "num_nodes"):
+        counts = ("accumulate_grad_batches", "log_every_n_steps", "num_nodes", "max_bad_steps")
+        for name in counts:
             at_least(1, f"trainer.{name}", getattr(self, name))
         at_least(0, "trainer.overfit_batches", self.overfit_batches)
+        at_most(MAX_PROCESSES, "trainer.num_nodes", self.num_nodes)
+        for name in ("val_check_interval", "check_val_every_n_epoch"):
+            if type(getattr(self, name)) is int:  # Lightning divides by them
+                at_least(1, f"trainer.{name}", getattr(self, name))
+        if isinstance(self.devices, int):
+            at_most(MAX_PROCESSES, "trainer.devices", self.devices)
         if self.gradient_clip_val is not None:
             at_least(0, "trainer.gradient_clip_val", self.gradient_clip_val)
         if str(self.precision) in ("64", "64-true", "16-true", "bf16-true"):

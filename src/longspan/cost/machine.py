@@ -1,17 +1,22 @@
 """What this machine has, and what this process holds of it."""
 
-import ctypes
 import os
-import platform
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # version 2, version 1
 CGROUPS = Path("/sys/fs/cgroup")
+# of a control group: its limit, what it holds, and the line of its statistics that counts pages of
+# files, which are given back where memory is short
+CGROUP_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+PROC = Path("/proc")
 
 
 def uses_gpu(accelerator: str) -> bool:
@@ -36,21 +41,47 @@ def resident_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def keep_pages() -> bool:
-    """Let glibc's heap keep what a step frees, for the next step; see docs/speed.md, "Pages".
+def available_bytes() -> int | None:
+    """Main memory that can still be taken without swapping; None where the system does not say.
 
-    Otherwise large tensors are mapped one by one, and the kernel clears their pages each time.
-
-    Returns:
-        whether it does: with another C library, with `LONGSPAN_KEEP_PAGES=0`, or where the
-        environment says how glibc is to allocate, nothing is changed.
+    Of the machine, or of a control group that this process is in (a container, a job of SLURM),
+    where that leaves less.
     """
-    told = [n for n in os.environ if n.startswith("MALLOC_") or n == "GLIBC_TUNABLES"]
-    if told or os.environ.get("LONGSPAN_KEEP_PAGES") == "0" or platform.libc_ver()[0] != "glibc":
-        return False
-    libc = ctypes.CDLL(None)
-    # mallopt(3): -1 = the heap's top is never given back
-    return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, -1))
+    file = PROC / "meminfo"
+    if not file.exists():
+        return None
+    lines = (line.split() for line in file.read_text().splitlines())
+    free = next((int(kib) * 1024 for name, kib, *_ in lines if name == "MemAvailable:"), None)
+    left = [_left_in(group, *names) for group in _cgroups() for names in CGROUP_FILES]
+    return min((number for number in [free, *left] if number is not None), default=None)
+
+
+def _cgroups() -> Iterator[Path]:
+    """The folders of this process's control groups, each with those around it."""
+    file = PROC / "self" / "cgroup"
+    text = file.read_text() if file.exists() else ""
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "memory" in controllers.split(","):
+            root = CGROUPS / ("memory" if controllers else "")
+            own = root / path.lstrip("/")
+            if ".." not in own.parts:  # of a group outside this container's view
+                yield from (own, *(p for p in own.parents if p.is_relative_to(root)))
+            else:
+                yield root
+
+
+def _left_in(group: Path, limit: str, used: str, cache: str) -> int | None:
+    """Bytes that a control group may still take; None where it has no such limit."""
+    try:
+        most = (group / limit).read_text().strip()
+        if not most.isdigit():  # max
+            return None
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        held = int((group / used).read_text()) - int(statistics.get(cache, 0))
+    except FileNotFoundError:
+        return None
+    return max(0, int(most) - held)
 
 
 def _cgroup_limit(name: str) -> int | None:

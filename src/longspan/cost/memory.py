@@ -17,7 +17,7 @@ from longspan.cost.documents import Documents
 from longspan.cost.flops import guessed_tokens
 from longspan.cost.rows import Rows
 
-# Tensors come from glibc's heap, which keeps its pages (`machine.keep_pages`), and those of holes.
+# Tensors come from glibc's heap, which keeps its pages (`heap.keep_pages`), and those of holes.
 # Beside the tensors, holes of half to three quarters of their size were found after some steps, and
 # of more than all of it with gradient checkpointing, whose tensors come and go.
 HOLES = 0.9

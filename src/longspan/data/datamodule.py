@@ -23,6 +23,10 @@ from longspan.data.batching import (
 from longspan.data.features import FeatureSet
 from longspan.data.streaming import StreamedBatches, TrainingStream
 from longspan.data.task import Draw, ReadingTask
+from longspan.errors import UserError
+
+# whose batches are made to count the steps of a training; of more, these are the measure
+EPOCHS_COUNTED = 1000
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +156,7 @@ class DocumentData(L.LightningDataModule):
             return trainer.max_steps
         limit = trainer.limit_train_batches
         total = 0
-        for epoch in range(trainer.max_epochs):
+        for epoch in range(min(trainer.max_epochs, EPOCHS_COUNTED)):
             batches = len(self.batches_of_epoch(epoch, world_size)[0])
             if isinstance(limit, float):
                 batches = int(batches * limit)
@@ -161,10 +165,26 @@ class DocumentData(L.LightningDataModule):
             if trainer.overfit_batches:
                 overfit = trainer.overfit_batches
                 batches = overfit if isinstance(overfit, int) else int(batches * overfit)
+            self._check_interval(batches, epoch)
             total += -(-batches // trainer.accumulate_grad_batches)
             if 0 <= trainer.max_steps <= total:
                 return trainer.max_steps
-        return total
+        if trainer.max_epochs > EPOCHS_COUNTED:
+            total = total * trainer.max_epochs // EPOCHS_COUNTED
+        return total if trainer.max_steps < 0 else min(total, trainer.max_steps)
+
+    def _check_interval(self, batches: int, epoch: int) -> None:
+        """Whether every epoch holds a validation: Lightning would stop at the first that does not."""
+        trainer = self.config.trainer
+        every = trainer.val_check_interval
+        if not isinstance(every, int) or trainer.check_val_every_n_epoch is None:
+            return
+        if every > batches and "dev" in self.splits and not trainer.overfit_batches:
+            raise UserError(
+                f"trainer.val_check_interval={every} exceeds the {batches} batches of epoch "
+                f"{epoch}; lower it, or set trainer.check_val_every_n_epoch=null to count on from "
+                "epoch to epoch"
+            )
 
     def report_packing(self) -> float | None:
         """Log how full the first epoch's batches are, and return it; None for a stream."""

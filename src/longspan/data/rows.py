@@ -111,4 +111,5 @@ def warn_about_shared_texts(digests: Mapping[str, Sequence[str]]) -> dict[str, i
 
 def text_digest(text: str) -> str:
     """Of a text without regard to white space."""
-    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
+    # half of a surrogate pair, which JSON can spell, is no character that UTF-8 could hold
+    return hashlib.sha256(" ".join(text.split()).encode(errors="replace")).hexdigest()

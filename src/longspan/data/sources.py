@@ -3,14 +3,15 @@
 Every source ends as one `Dataset` a split with the source's own columns; `rows.py` reads them.
 """
 
-import codecs
 import glob
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
+import datasets.config
 from datasets import Dataset
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 
@@ -19,14 +20,17 @@ from longspan.data.formats.read import read_table
 from longspan.data.needle import make_needles
 from longspan.data.splits import cut_missing_splits, split_by_column
 from longspan.data.squad import is_squad, read_squad
+from longspan.data.unreadable import cause_of, check_utf8, unreadable
 from longspan.embedded import embedded_path
 from longspan.errors import UserError
+from longspan.hub import unreachable
 
 FORMATS = {".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 NEEDLE = "embedded:needle"
 TEXT_SUFFIXES = (".txt", ".md")
 # pandas reads "NA", "None" and "null" as missing, but they are names of classes too
 READ_OPTIONS = {"csv": {"keep_default_na": False, "na_values": [""]}}
+
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,7 @@ def load_splits(config: DataConfig, stratify: bool) -> dict[str, Dataset]:
             "data.path='' names no data; set data.path=<file, folder or hub id> or "
             "data.files.train=<file>"
         )
+    check_cache(config)
     if config.path == NEEDLE and not config.local_files:
         splits = _needles(config)
     elif config.split_column is not None:
@@ -72,6 +77,19 @@ def load_splits(config: DataConfig, stratify: bool) -> dict[str, Dataset]:
     return cut_missing_splits(splits, config, stratify)
 
 
+def check_cache(config: DataConfig) -> None:
+    """Whether the cache's folder can be made, so that no data file is blamed for it."""
+    if config.cache_dir is None:
+        return
+    try:
+        os.makedirs(config.cache_dir or ".", exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"data.cache_dir={config.cache_dir} cannot be made ({error.strerror}); name a folder "
+            "that you may write to"
+        ) from error
+
+
 def load_split(config: DataConfig, split: str, stratify: bool) -> Dataset:
     """The raw rows of one split of the data that a run trained on, cut as they were there."""
     return _chosen(load_splits(config, stratify), split, config)
@@ -82,7 +100,7 @@ def load_other(config: DataConfig, split: str) -> Dataset:
     if split in config.local_files:
         file = existing(Path(config.local_files[split]), f"data.files.{split}")
         return read_table(_load_table(file, config), split, config)
-    if not config.local_files and config.split_column is None and Path(config.path).is_file():
+    if not config.local_files and config.split_column is None and os.path.isfile(config.path):
         return read_table(_load_table(Path(config.path), config), split, config)
     return _chosen(load_splits(config, stratify=False), split, config)
 
@@ -91,7 +109,7 @@ def is_local(config: DataConfig) -> bool:
     """Whether the rows lie on this machine, so that nothing is fetched to read them."""
     if config.local_files or config.path.startswith("embedded:"):
         return True
-    return Path(config.path).exists() or _is_file_name(config.path)
+    return os.path.exists(config.path) or _is_file_name(config.path)
 
 
 def _is_file_name(path: str) -> bool:
@@ -120,9 +138,9 @@ def _needles(config: DataConfig) -> dict[str, Dataset]:
 
 def _load_path(config: DataConfig) -> dict[str, Dataset]:
     path = _local(config) if config.path.startswith("embedded:") else Path(config.path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _load_folder(path, config)
-    if path.is_file():
+    if os.path.isfile(path):
         return {"train": _load_table(path, config)}
     if _is_file_name(config.path):
         existing(path, "data.path")
@@ -137,7 +155,7 @@ def _local(config: DataConfig) -> Path:
 
 
 def existing(path: Path, field: str) -> Path:
-    if not path.exists():
+    if not os.path.exists(path):  # False, where Path.exists would raise
         raise UserError(f"{field}={path} does not exist; give an existing file, or a hub id")
     return path
 
@@ -151,7 +169,7 @@ def _load_table(path: Path, config: DataConfig) -> Dataset:
     kind = format_of(path)
     try:
         if kind == "json":
-            _check_utf8(path)
+            check_utf8(path)
         if is_squad(path):
             return read_squad(path, config)
         loaded = datasets.load_dataset(
@@ -161,12 +179,10 @@ def _load_table(path: Path, config: DataConfig) -> Dataset:
             cache_dir=config.cache_dir,
             **READ_OPTIONS.get(kind, {}),
         )
+    except UserError:  # with a place in the file
+        raise
     except (DatasetGenerationError, OSError, ValueError) as error:
-        cause = _cause(error)
-        # how `datasets` says that there are no rows
-        if "corresponds to no data" in cause or "BatchSize must be greater than 0" in cause:
-            raise UserError(f"data: {path} holds no rows; give it rows") from error
-        raise UserError(f"data: {path} cannot be read as {kind}: {cause}") from error
+        raise unreadable(path, kind, error) from error
     assert isinstance(loaded, Dataset)
     return loaded
 
@@ -192,27 +208,10 @@ def format_of(path: Path) -> str:
     return kind
 
 
-def _check_utf8(path: Path) -> None:
-    """Arrow's JSON reader takes any bytes for text and fails when the row is read, much later."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            decoder.decode(chunk)
-        decoder.decode(b"", final=True)
-
-
-def _cause(error: BaseException) -> str:
-    """The first line of the innermost reason, with a remedy for the usual one."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8; convert it, e.g. with iconv -f latin1 -t utf-8"
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return reason.rstrip(".") + "; mend the file"
-
-
 def load_hub(config: DataConfig, streaming: bool = False) -> dict[str, Any]:
     wanted = {ours: theirs for ours, theirs in config.splits.items() if theirs is not None}
+    down = unreachable()
+    datasets.config.HF_HUB_OFFLINE |= down is not None
     try:
         return {
             ours: datasets.load_dataset(
@@ -226,7 +225,7 @@ def load_hub(config: DataConfig, streaming: bool = False) -> dict[str, Any]:
             for ours, theirs in wanted.items()
         }
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = down or (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"data.path={config.path} is neither a file nor a folder here, and the hub did not "
             f"give it ({reason}); check the path, data.name, data.revision, data.splits and the "
@@ -261,9 +260,9 @@ def _read_texts(folder: Path, config: DataConfig) -> Dataset:
         )
     for file in files:
         try:
-            _check_utf8(file)
+            check_utf8(file)
         except UnicodeDecodeError as error:
-            raise UserError(f"data: {file} cannot be read: {_cause(error)}") from error
+            raise UserError(f"data: {file} cannot be read: {cause_of(error)}") from error
     text_column = config.text_column if isinstance(config.text_column, str) else "text"
     # a generator's table is kept by `datasets`, and with it the features made of it; the stamps
     # are there for its fingerprint: a file that has changed is read anew

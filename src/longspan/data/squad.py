@@ -19,7 +19,7 @@ def is_squad(path: Path) -> bool:
     try:
         articles = json.loads(path.read_text(encoding="utf-8"))["data"]
         return isinstance(articles, list) and "paragraphs" in articles[0]
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         return False  # a table of another form, whose reader says what is wrong with it
 
 
@@ -57,25 +57,33 @@ def squad_rows(
     question, text, answers = columns
     articles = json.loads(Path(path).read_text(encoding="utf-8"))["data"]
     for i, article in enumerate(articles):
-        for j, paragraph in enumerate(_get(article, "paragraphs", f"{path}: data[{i}]")):
+        for j, paragraph in enumerate(_get(article, "paragraphs", list, f"{path}: data[{i}]")):
             where = f"{path}: data[{i}].paragraphs[{j}]"
-            context = _get(paragraph, "context", where)
-            for k, row in enumerate(_get(paragraph, "qas", where)):
+            context = _get(paragraph, "context", str, where)
+            for k, row in enumerate(_get(paragraph, "qas", list, where)):
                 place = f"{where}.qas[{k}]"
-                given = row.get("answers") or [] if isinstance(row, dict) else []
-                yield {
-                    "id": str(_get(row, "id", place)),
+                asked = {"id": str(_get(row, "id", str | int, place))}
+                given = [] if row.get("answers") is None else _get(row, "answers", list, place)
+                yield asked | {
                     "title": str(article.get("title", "")),
-                    question: _get(row, "question", place),
+                    question: _get(row, "question", str, place),
                     text: context,
                     answers: {
-                        "text": [_get(answer, "text", place) for answer in given],
-                        "answer_start": [_get(answer, "answer_start", place) for answer in given],
+                        "text": [_get(answer, "text", str, place) for answer in given],
+                        "answer_start": [_get(a, "answer_start", int, place) for a in given],
                     },
                 }
 
 
-def _get(record: Any, field: str, where: str) -> Any:
+NAMES = {str: "text", int: "a whole number", list: "a list", str | int: "text or a number"}
+
+
+def _get(record: Any, field: str, kind: Any, where: str) -> Any:
     if not isinstance(record, dict) or record.get(field) is None:
         raise UserError(f"data: {where} has no {field!r}, as SQuAD's format asks; mend the file")
+    if not isinstance(record[field], kind):
+        raise UserError(
+            f"data: {where}: {field!r} is {str(record[field])[:60]!r}, not {NAMES[kind]}; mend the "
+            "file"
+        )
     return record[field]

@@ -1,9 +1,10 @@
 """A source as streams: nothing is read before it is asked for, and train is never held whole."""
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import datasets
 from datasets import Dataset
@@ -20,6 +21,7 @@ from longspan.data.sources import (
     load_splits,
     name_of,
 )
+from longspan.data.unreadable import cause_of, unreadable
 from longspan.errors import UserError
 
 T = TypeVar("T")
@@ -36,13 +38,13 @@ def load_stream(config: DataConfig) -> tuple[Stream, dict[str, Dataset]]:
     if "train" not in streams:
         raise UserError(f"data: {name_of(config)} has no train split; name it in data.splits.train")
     held_out = {
-        split: as_table(rows, config.held_out)
+        split: as_table(rows, config)
         for split, rows in streams.items()
         if split != "train" and config.held_out
     }
     train = streams["train"]
     if "dev" not in streams and config.held_out:
-        train, held_out["dev"] = train.skip(config.held_out), as_table(train, config.held_out)
+        train, held_out["dev"] = train.skip(config.held_out), as_table(train, config)
     for split, table in held_out.items():
         if not len(table):
             raise UserError(f"data: the {split} split of {name_of(config)} is empty; give it rows")
@@ -50,16 +52,30 @@ def load_stream(config: DataConfig) -> tuple[Stream, dict[str, Dataset]]:
 
 
 def _formatted(rows: Stream, split: str, config: DataConfig) -> Stream:
-    first = list(readable(rows.take(1)))
+    first = list(readable(rows.take(1), config))
     return read_stream(rows, list(first[0]), split, config) if first else rows
 
 
-def as_table(rows: Stream, documents: int) -> Dataset:
-    """The first documents of a stream."""
-    return Dataset.from_list(list(readable(rows.take(documents))))
+def as_table(rows: Stream, config: DataConfig) -> Dataset:
+    """The first documents of a stream, as many as are held out."""
+    return table_of(list(readable(rows.take(config.held_out), config)), config)
 
 
-def readable(rows: Iterable[T]) -> Iterator[T]:
+def table_of(rows: list[dict[str, Any]], config: DataConfig) -> Dataset:
+    """Rows as a table.
+
+    Raises:
+        UserError: a column of which cells have different types.
+    """
+    try:
+        return Dataset.from_list(rows)
+    except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
+        raise UserError(
+            f"data: {name_of(config)}: a column holds cells of different types ({cause_of(error)})"
+        ) from error
+
+
+def readable(rows: Iterable[T], config: DataConfig) -> Iterator[T]:
     """The same rows; what goes wrong in reading them is the source's, and said so.
 
     Raises:
@@ -67,21 +83,24 @@ def readable(rows: Iterable[T]) -> Iterator[T]:
     """
     try:
         yield from rows
+    except UserError:  # of a row that is read as data.format says
+        raise
     except (DatasetsError, OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"data: the stream cannot be read further ({reason}); mend it") from error
+        raise UserError(
+            f"data: {name_of(config)} cannot be read further: {cause_of(error)}"
+        ) from error
 
 
 def _open_streams(config: DataConfig) -> dict[str, Stream]:
     files = {split: Path(file) for split, file in config.local_files.items()}
-    if not files and config.split_column is None and Path(config.path).is_file():
+    if not files and config.split_column is None and os.path.isfile(config.path):
         files = {"train": Path(config.path)}
     if files:
         return {
             split: _stream_file(existing(file, f"data.files.{split}"))
             for split, file in files.items()
         }
-    if config.path.startswith("embedded:") or Path(config.path).exists():
+    if config.path.startswith("embedded:") or os.path.exists(config.path):
         # small enough to lie here: read whole, and dealt out like a stream
         raw = replace(config, dev_fraction=0.0, test_fraction=0.0, format=None)
         tables = load_splits(raw, stratify=False)
@@ -92,6 +111,9 @@ def _open_streams(config: DataConfig) -> dict[str, Stream]:
 def _stream_file(path: Path) -> Stream:
     kind = format_of(path)
     options = READ_OPTIONS.get(kind, {})
-    return datasets.load_dataset(
-        kind, data_files=str(path), split="train", streaming=True, **options
-    )
+    try:
+        return datasets.load_dataset(
+            kind, data_files=str(path), split="train", streaming=True, **options
+        )
+    except (DatasetsError, OSError, ValueError) as error:
+        raise unreadable(path, kind, error) from error

@@ -6,7 +6,6 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 from datasets import IterableDataset as Stream
 from torch.utils.data import IterableDataset
 
@@ -15,7 +14,7 @@ from longspan.config import Config
 from longspan.data.batching import POOL_BATCHES, deal, even, pack_rows
 from longspan.data.features import raw_documents
 from longspan.data.rows import check_columns
-from longspan.data.stream_sources import readable
+from longspan.data.stream_sources import readable, table_of
 from longspan.data.task import EncodingTask, ReadingTask
 from longspan.encoding import DocumentEncoder
 from longspan.errors import UserError
@@ -45,16 +44,16 @@ class TrainingStream:
         Raises:
             UserError: there is not.
         """
-        first = list(readable(self.rows.take(1)))
+        first = list(readable(self.rows.take(1), config.data))
         if not first:
             raise UserError("data: the train split is an empty stream; give it rows")
-        check_columns(Dataset.from_list(first), "train", config.data, config.globals, False)
+        check_columns(table_of(first, config.data), "train", config.data, config.globals, False)
 
     def features(self, config: Config, epoch: int) -> Iterator[list[Feature]]:
         """Those of a few documents at a time, in an order that (seed, epoch) alone decides."""
         (seed,) = np.random.SeedSequence([config.seed, epoch]).generate_state(1).tolist()
         shuffled = self.rows.shuffle(seed=seed, buffer_size=config.data.shuffle_buffer)
-        numbered = enumerate(readable(shuffled))
+        numbered = enumerate(readable(shuffled, config.data))
         while chunk := list(islice(numbered, ROWS_AT_ONCE)):
             places = [place for place, _ in chunk]
             columns = {name: [row[name] for _, row in chunk] for name in chunk[0][1]}

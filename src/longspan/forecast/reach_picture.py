@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from longspan.forecast.connected import Connected
-from longspan.forecast.table import WIDTH, describe
+from longspan.forecast.table import WIDTH, as_cell, describe
 
 MOST_CONES = 12  # more are not drawn
 COLUMNS = 3
@@ -102,7 +102,7 @@ def show_reach(cells: Sequence[Connected], console: Console) -> None:
         total, example = cell.summed_windows, cell.example
         share = cell.answers_connected
         table.add_row(
-            cell.name or "–",
+            as_cell(cell.name),
             str(cell.model.num_layers),
             "everything" if total is None else f"{total:,}",
             f"{cell.every_pair:.1%}",

@@ -9,7 +9,7 @@ from longspan.cost.documents import Documents, assumed_documents, depends_on_tex
 from longspan.data.features import FeatureSet
 from longspan.data.sources import is_local
 from longspan.known_tasks import known_task
-from longspan.pretrained.tokenizer import load_tokenizer
+from longspan.pretrained.tokenizer import load_tokenizer, vocabulary_size
 from longspan.training.budget import sample_documents
 from longspan.training.build import EMBEDDED_TOKENIZER, complete, draw_of, prepare
 from longspan.training.module import Task
@@ -88,7 +88,7 @@ def read_samples(configs: Sequence[Config], count: int | None = None) -> list[Sa
 
 def _assumed(config: Config) -> Sample:
     tokenizer = load_tokenizer(config.data.tokenizer or EMBEDDED_TOKENIZER)
-    config = complete(config, len(tokenizer))
+    config = complete(config, vocabulary_size(tokenizer))
     if depends_on_text(config.globals):
         log.warning("globals.regex and globals.column choose nothing where no document is read")
     task = known_task(config, ["0", "1"], None, tokenizer)

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from longspan.attention import Pattern
 from longspan.cost.documents import Documents
 from longspan.forecast.calibration import Rates
 from longspan.forecast.forecast import Forecast
+from longspan.terminal import printable
 
 WIDTH = 160  # of a file, which has no width of its own
 KINDS = {
@@ -47,7 +49,7 @@ def cost_table(forecasts: Sequence[Forecast]) -> Table:
         forward = f.forward
         number = f.batches.number
         table.add_row(
-            f.name or "–",
+            as_cell(f.name),
             f"{f.parameters:,}",
             *(f"{x / 1e9:,.2f}" for x in (forward.projections, forward.mlp, forward.attention)),
             f"{forward.total / 1e9:,.2f}",
@@ -72,13 +74,18 @@ def memory_table(forecasts: Sequence[Forecast]) -> Table:
     for f in forecasts:
         sizes = (getattr(f.memory, kind) for kind in KINDS)
         table.add_row(
-            f.name or "–",
+            as_cell(f.name),
             f"{f.batches.largest:,}",
             *(f"{size / 2**30:.2f}" for size in sizes),
             f"{f.memory.total / 2**30:.2f}",
             "none" if f.largest_budget is None else f"{f.largest_budget:,}",
         )
     return table
+
+
+def as_cell(name: str) -> Text:
+    """The name of a cell as a table's cell: brackets and colons are no markup of Rich's."""
+    return Text(printable(name) or "–")
 
 
 def describe(documents: Documents) -> str:

@@ -13,7 +13,7 @@ Rows of global tokens see all chunks, in a softmax that runs through them.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ def encode_in_chunks(encoder: Encoder, batch: PackedBatch, chunk_tokens: int) ->
     hidden = encoder.token_embedding.weight.new_empty(batch.num_tokens, encoder.config.hidden_size)
     bounds: list[int] = batch.cu_seqlens.tolist()
     for first, last in together(bounds, chunk_tokens):
-        documents = documents_of(batch, first, last)
+        documents = batch.documents(first, last)
         x = hidden[bounds[first] : bounds[last]]
         if documents.num_tokens <= chunk_tokens or not all(map(reads_in_chunks, encoder.patterns)):
             x.copy_(encoder(documents))
@@ -71,20 +71,6 @@ def together(bounds: list[int], most: int) -> Iterator[tuple[int, int]]:
         if last == len(bounds) - 1 or bounds[last + 1] - bounds[first] > most:
             yield first, last
             first = last
-
-
-def documents_of(batch: PackedBatch, first: int, last: int) -> PackedBatch:
-    """What an encoder reads of documents [first, last)."""
-    start, stop = batch.cu_seqlens[[first, last]].tolist()
-    return replace(
-        batch,
-        input_ids=batch.input_ids[start:stop],
-        cu_seqlens=batch.cu_seqlens[first : last + 1] - start,
-        token_type_ids=batch.token_type_ids[start:stop],
-        global_mask=batch.global_mask[start:stop],
-        labels=None,
-        features=batch.features[first:last],
-    )
 
 
 def encode_document(encoder: Encoder, document: PackedBatch, x: Tensor, chunk_tokens: int) -> None:

@@ -18,6 +18,7 @@ from longspan.config import (
 )
 from longspan.errors import UserError
 from longspan.pretrained.card_usage import notes, usage
+from longspan.pretrained.markdown import plain
 
 PIPELINES = {  # the hub's names
     "classification": "text-classification",
@@ -88,7 +89,8 @@ def model_card(
         **({} if config.model.pattern.is_plain else {"pattern": config.model.pattern.said()}),
         "global tokens": json.dumps({k: v for k, v in vars(config.globals).items() if v}),
     }
-    lines = ["---", _header(config, results), "---", "", f"# {config.experiment}/{config.name}"]
+    title = f"# {plain(config.experiment)}/{plain(config.name)}"
+    lines = ["---", _header(config, results), "---", "", title]
     lines += ["", *_table(("", ""), facts)]
     if results is not None:
         measured = {name: f"{value:.4f}" for name, value in results.metrics.items()}
@@ -154,9 +156,5 @@ def _public(name: str) -> str:
 
 
 def _table(head: tuple[str, str], rows: dict[str, str]) -> list[str]:
-    lines = [f"| {head[0]} | {head[1]} |", "|---|---|"]
-    return lines + [f"| {name} | {_cell(value)} |" for name, value in rows.items()]
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    cells = [f"| {plain(name)} | {plain(value)} |" for name, value in [head, *rows.items()]]
+    return [cells[0], "|---|---|", *cells[1:]]

@@ -8,6 +8,8 @@ from longspan.config import (
     QAConfig,
     TaskConfig,
 )
+from longspan.pretrained.markdown import code, plain
+from longspan.terminal import on_one_line
 
 WITHOUT_CLASS = (ChoiceConfig, MultiHopConfig)  # no class of transformers has their heads
 
@@ -26,8 +28,8 @@ def notes(config: Config, architecture: str) -> list[str]:
             + (", and need not be given." if not _must_say_globals(config, architecture) else ".")
         )
     if not isinstance(data.text_column, str):
-        columns = ", ".join(data.text_column)
-        notes.append(f"A text is the columns {columns}, joined by {data.section_separator!r}.")
+        columns, separator = ", ".join(data.text_column), repr(data.section_separator)
+        notes.append(f"A text is the columns {plain(columns)}, joined by {plain(separator)}.")
     if data.truncate == "head+tail":
         notes.append(
             "Of longer documents, training kept the beginning and the end; this code keeps the "
@@ -47,8 +49,8 @@ def _places(config: Config) -> list[str]:
         "the tokens of the question, or second text": policies.question,
         f"the first {policies.first_k} tokens of the text": policies.first_k,
         f"one of every {policies.every_k} tokens of the text, the first included": policies.every_k,
-        f"the tokens that overlap a match of `{policies.regex}`": policies.regex,
-        f"the tokens that the column {policies.column} marks": policies.column,
+        f"the tokens that overlap a match of {code(policies.regex or '')}": policies.regex,
+        f"the tokens that the column {plain(policies.column or '')} marks": policies.column,
     }
     return [place for place, is_on in words.items() if is_on]
 
@@ -120,7 +122,8 @@ def _texts(config: Config) -> list[str]:
     if isinstance(config.task, QAConfig):
         return ['questions = ["Which document?", "How long?"]', documents]
     if config.data.text_pair_column is not None:
-        return [documents, f'pairs = ["Its {config.data.text_pair_column}.", "The second\'s."]']
+        its = f"Its {config.data.text_pair_column}."
+        return [documents, f'pairs = [{its!r}, "The second\'s."]']
     return [documents]
 
 
@@ -154,7 +157,8 @@ def _mask_code(config: Config) -> list[str]:
             "        is_global[row] |= is_text[row] & inside & bool(match.group())",
         ]
     if policies.column is not None:
-        lines.append(f"# set is_global where the column {policies.column} marks a token")
+        column = on_one_line(policies.column)
+        lines.append(f"# set is_global where the column {column} marks a token")
     return [*lines, 'inputs["global_attention_mask"] = is_global.long()']
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +14,35 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from longspan.errors import UserError
+from longspan.hub import unreachable
 
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "tf_model.h5")
 
 
-def pretrained_folder(name: str) -> Path:
+def pretrained_folder(name: str, field: str = "model.pretrained") -> Path:
     """The folder of a pretrained model.
 
     Args:
         name: a folder, `package:<module>` for one that an installed Python package carries, or a
             hub id.
+        field: that names it, for messages.
 
     Raises:
         UserError: nothing there, or the hub cannot be reached.
     """
     if name.startswith("package:"):
-        return _package_folder(name)
+        return _package_folder(name, field)
     folder = Path(name)
-    if folder.is_dir():
+    if os.path.isdir(name):  # of a name that is too long, Path.is_dir raises
         return _with_config(folder, name)
     if folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise UserError(f"model.pretrained={name} does not exist; give a folder or a hub id")
+    down = unreachable()
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = down or str(error).strip().splitlines()[0]
         raise UserError(
             f"model.pretrained={name} is no folder here, and the hub did not give it ({reason}); "
             "check the name and the network"
@@ -99,15 +103,15 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _package_folder(name: str) -> Path:
+def _package_folder(name: str, field: str) -> Path:
     module = name.removeprefix("package:")
     spec = importlib.util.find_spec(module) if module.isidentifier() else None
     places = spec.submodule_search_locations if spec is not None else None
     if not places:
-        raise UserError(f"model.pretrained={name}: the Python package {module} is not installed")
+        raise UserError(f"{field}={name}: the Python package {module} is not installed")
     configs = sorted(Path(places[0]).glob("**/config.json"), key=lambda file: len(file.parts))
     if not configs:
-        raise UserError(f"model.pretrained={name}: the package {module} carries no config.json")
+        raise UserError(f"{field}={name}: the package {module} carries no config.json")
     return configs[0].parent
 
 

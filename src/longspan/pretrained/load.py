@@ -28,6 +28,7 @@ from longspan.pretrained.folder import (
     read_weights,
 )
 from longspan.pretrained.layers import kept_layers, select_layers
+from longspan.typed import typed_fields
 
 FAMILIES = {
     family.model_type: family
@@ -77,12 +78,12 @@ def complete_model(model: Mapping[str, Any]) -> dict[str, Any]:
     """
     if model.get("pretrained") is None:
         return dict(model)
+    given = given_fields(model)
+    typed_fields(ModelConfig, given, "model")  # what follows computes with them
     folder = pretrained_folder(model["pretrained"])
     theirs = family_of(folder).architecture(read_config(folder))
-    given = {name: value for name, value in model.items() if value != KEEP}
     if "pattern" in given:
-        chosen = {name: value for name, value in given["pattern"].items() if value != KEEP}
-        given["pattern"] = theirs.get("pattern", {}) | chosen
+        given["pattern"] = theirs.get("pattern", {}) | given["pattern"]
     kept = kept_layers(
         theirs["num_layers"], given.get("num_layers"), model.get("keep_layers", "spaced")
     )
@@ -98,6 +99,15 @@ def complete_model(model: Mapping[str, Any]) -> dict[str, Any]:
     return {**theirs, **given, "num_layers": len(kept)}
 
 
+def given_fields(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What is not left as the pretrained model has it."""
+    return {
+        name: given_fields(value) if isinstance(value, Mapping) else value
+        for name, value in model.items()
+        if value != KEEP
+    }
+
+
 def complete_config(data: dict[str, Any]) -> dict[str, Any]:
     """A composed configuration where a pretrained model decides what the user left open.
 
@@ -106,12 +116,13 @@ def complete_config(data: dict[str, Any]) -> dict[str, Any]:
     name = data["model"].get("pretrained")
     if name is None:
         return data
+    model = complete_model(data["model"])
     family = family_of(pretrained_folder(name))
     task, rows = data["task"], data["data"]
-    decided = family.head.get(task.get("name", "classification"), {})
+    decided = family.head.get(str(task.get("name", "classification")), {})
     head = {field: value for field, value in decided.items() if task.get(field) is None}
     return data | {
-        "model": complete_model(data["model"]),
+        "model": model,
         "task": task | head,
         "data": rows | {"tokenizer": rows.get("tokenizer") or name},
     }

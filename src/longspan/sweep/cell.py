@@ -15,6 +15,7 @@ from longspan.config.sweep import SweepConfig
 from longspan.errors import UserError, was_interrupted
 from longspan.sweep.lock import Lock, TakenError
 from longspan.sweep.paths import CellPaths
+from longspan.terminal import on_one_line
 from longspan.training.run_folder import RunFolder, write_text
 
 PLAIN = "grid"  # the choice of the group `sweep` that goes with single runs
@@ -105,7 +106,7 @@ def record_failure(paths: CellPaths, reason: str, kind: str = "failed") -> None:
         kind: failed, or pruned: stopped because others did better.
     """
     paths.folder.path.mkdir(parents=True, exist_ok=True)
-    record = {"kind": kind, "reason": " ".join(reason.split())[:500], "time": time.time()}
+    record = {"kind": kind, "reason": on_one_line(reason)[:500], "time": time.time()}
     write_text(paths.failure, json.dumps(record) + "\n")
 
 

@@ -11,14 +11,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter
 
 from longspan.config.sweep import Cost
-from longspan.sweep.sketch import FRONT, GREY, INK, Draw, Sketch, window_legend, window_text
+from longspan.sweep.sketch import FRONT, GREY, INK, Draw, Sketch, label, window_legend, window_text
 from longspan.sweep.table import (
     UNITS,
     Row,
     cost,
     number,
     pareto_front,
-    shown,
     straight_line,
     winner,
 )
@@ -54,7 +53,7 @@ def draw_heat_map(axes: Axes, sketch: Sketch) -> None:
         dark = share > 0.6 if sketch.mode == "max" else share < 0.4
         axes.text(j, i, note, ha="center", va="center", fontsize=9, color="white" if dark else INK)
     axes.set_xticks(range(len(sketch.windows)), [window_text(w) for w in sketch.windows])
-    axes.set_yticks(range(len(sketch.layers)), [shown(n) for n in sketch.layers])
+    axes.set_yticks(range(len(sketch.layers)), [label(n) for n in sketch.layers])
     axes.set(xlabel="window W (one-sided)", ylabel="layers", title=f"{sketch.metric} by W × layers")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
@@ -78,7 +77,7 @@ def draw_pareto(axes: Axes, sketch: Sketch) -> None:
     for i, (row, (x, y)) in enumerate(zip(front, places)):
         axes.plot(x, y, "o", markersize=13, markerfacecolor="none", color=FRONT)
         axes.annotate(
-            f"{window_text(row.window)}, {shown(row.layers)}L", (x, y), fontsize=8, color=FRONT,
+            f"{window_text(row.window)}, {label(row.layers)}L", (x, y), fontsize=8, color=FRONT,
             xytext=((7, -13), (-7, 9))[i % 2], ha=("left", "right")[i % 2],
             textcoords="offset points",
         )  # fmt: skip
@@ -99,7 +98,7 @@ def draw_pareto(axes: Axes, sketch: Sketch) -> None:
         title=f"{sketch.metric} against {sketch.kind}",
     )
     shapes = [
-        Line2D([], [], color=GREY, marker=sketch.marker(n), ls="", label=f"{shown(n)} layers")
+        Line2D([], [], color=GREY, marker=sketch.marker(n), ls="", label=f"{label(n)} layers")
         for n in sketch.layers
     ]
     window_legend(axes, sketch, shapes)
@@ -143,7 +142,7 @@ def draw_cost(kind: Cost, title: str) -> Draw:
             if words:
                 said.append((layers, "; ".join(words)))
         handles = [
-            Line2D([], [], color=GREY, marker=sketch.marker(n), label=f"{shown(n)}L  {text}")
+            Line2D([], [], color=GREY, marker=sketch.marker(n), label=f"{label(n)}L  {text}")
             for n, text in said
         ]
         finite = [w for w in sketch.windows if isinstance(w, int)]
@@ -203,7 +202,7 @@ def draw_curves(axes: Axes, sketch: Sketch) -> None:
                 linewidth=1.4,
             )  # fmt: skip
     handles = [
-        Line2D([], [], color=INK, linestyle=styles[i % 4], label=f"{shown(n)}L")
+        Line2D([], [], color=INK, linestyle=styles[i % 4], label=f"{label(n)}L")
         for i, n in enumerate(sketch.layers)
     ]
     axes.set(xlabel="optimiser steps", ylabel=name, title="learning curves")

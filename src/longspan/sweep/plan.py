@@ -9,11 +9,12 @@ from typing import Any
 
 import yaml
 
-from longspan.config.sweep import Cost
+from longspan.config.sweep import Cost, SweepConfig
 from longspan.errors import UserError
 from longspan.sweep.lock import Lock, TakenError
 from longspan.sweep.paths import PLAN
 from longspan.training.run_folder import folder_name, run_name, write_text
+from longspan.typed import from_dict
 
 OWN_FIELDS = ("sweep", "hydra")  # what they set says how a sweep goes, not what it computes
 MERGE_SECONDS = 30.0
@@ -59,11 +60,21 @@ class Plan:
 
 
 def read_plan(folder: Path) -> Plan | None:
-    """The plan of a sweep folder; None where there is none that can be read."""
+    """The plan of a sweep folder; None where there is none that can be read.
+
+    Sweep folders travel: a plan whose cells are no names of folders is none.
+    """
     try:
-        return Plan(**json.loads((folder / PLAN).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        plan = Plan(**json.loads((folder / PLAN).read_text(encoding="utf-8")))
+        from_dict(SweepConfig, {"cost": plan.cost, "ceiling": plan.ceiling}, "sweep")
+        for name, values in plan.cells.items():
+            from_dict(SweepConfig, {"cell": name}, "sweep")
+            if not isinstance(values, dict):
+                return None
+        whole = isinstance(plan.swept, list) and all(isinstance(x, str) for x in plan.swept)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):  # UserError too
         return None
+    return plan if whole else None
 
 
 def cell_name(values: Mapping[str, str]) -> str:

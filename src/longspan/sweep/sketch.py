@@ -14,8 +14,10 @@ from matplotlib.lines import Line2D
 from longspan.config.sweep import Cost
 from longspan.sweep.results import CellResult, SweepResults
 from longspan.sweep.table import Row, shown
+from longspan.terminal import on_one_line
 
 SIZE = (5.4, 3.7)  # inches: readable at the width of a phone
+LABEL_WIDTH = 24  # characters
 MARKERS = "osD^vP*X"
 INK, GREY, FRONT = "#1f2933", "#8794a3", "#c2410c"
 STYLE: Any = {
@@ -31,6 +33,7 @@ STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "svg.hashsalt": "longspan",  # the same sweep draws the same bytes
+    "text.parse_math": False,  # names of folders and metrics are no formulas
 }
 
 
@@ -117,8 +120,14 @@ def distinct(values: Sequence[Any]) -> list[Any]:
     )
 
 
+def label(value: Any) -> str:
+    """A value where there is little room."""
+    text = on_one_line(shown(value))
+    return text if len(text) <= LABEL_WIDTH else f"{text[: LABEL_WIDTH - 1]}…"
+
+
 def window_text(window: Any) -> str:
-    return "full" if window is None else shown(window)
+    return "full" if window is None else label(window)
 
 
 def window_legend(axes: Axes, sketch: Sketch, others: Sequence[Line2D] = ()) -> None:

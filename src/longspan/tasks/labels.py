@@ -1,10 +1,15 @@
 """Label cells of a data set to numbers, checked row by row."""
 
+import logging
 import math
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from longspan.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def label_names(cells: Iterable[Any], class_names: Sequence[str] | None, column: str) -> list[str]:
@@ -24,8 +29,25 @@ def label_names(cells: Iterable[Any], class_names: Sequence[str] | None, column:
     }
     if not names:
         raise UserError(f"{column}: the training split has no label at all; give labels")
+    _warn_of_lookalikes(names, column)
     # numbers in numerical order, so that 10 does not come before 2
     return sorted(names, key=lambda name: (not _is_number(name), _number(name), name))
+
+
+def _warn_of_lookalikes(names: Iterable[str], column: str) -> None:
+    """Say which labels are spelled alike but for white space, case or how accents are written."""
+    spelled: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        spelled[" ".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
+    alike = [sorted(group) for group in spelled.values() if len(group) > 1]
+    if alike:
+        log.warning(
+            "%s: %d labels look alike but are told apart (first: %s); if they are one, spell them "
+            "the same",
+            column,
+            sum(map(len, alike)),
+            ", ".join(ascii(name)[:40] for name in alike[0]),
+        )
 
 
 def name_of(label: Any, where: str) -> str:

@@ -2,6 +2,8 @@
 
 import inspect
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,7 +13,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from longspan.config import ClassificationConfig, Config, MaskedLMConfig, TrainerConfig
-from longspan.cost.machine import keep_pages, uses_gpu
+from longspan.config.training import OUR_OWN
+from longspan.cost.heap import keep_pages
+from longspan.cost.machine import uses_gpu
 from longspan.data.features import FeatureSet, encode_split
 from longspan.data.rows import check_columns, label_cells, warn_about_shared_texts
 from longspan.data.sources import load_splits
@@ -27,6 +31,7 @@ from longspan.pretrained.tokenizer import (
     document_encoder,
     give_token_types,
     load_tokenizer,
+    vocabulary_size,
 )
 from longspan.tasks.qa import QuestionAnswering
 from longspan.training.module import Task
@@ -71,7 +76,7 @@ def prepare(config: Config, sample: int | None = None) -> Prepared:
             None = everything, for a run.
     """
     tokenizer = load_tokenizer(config.data.tokenizer or EMBEDDED_TOKENIZER)
-    config = complete(config, len(tokenizer))
+    config = complete(config, vocabulary_size(tokenizer))
     give_token_types(tokenizer, config.model)
     encoder = document_encoder(config, tokenizer)
     rows = None
@@ -156,10 +161,56 @@ def check_trainer(config: Config) -> None:
     Raises:
         UserError: it does not.
     """
+    error = _refusal(config)
+    if error is None:
+        return
+    default = TrainerConfig()
+    changed = {
+        name: value for name, value in vars(config.trainer).items() if value != vars(default)[name]
+    }
+    # the fields without which it would be taken; all where no single one is to blame
+    guilty = [
+        name
+        for name in changed
+        if _refusal(replace(config, trainer=replace(config.trainer, **{name: vars(default)[name]})))
+        is None
+    ]
+    given = ", ".join(f"trainer.{name}={changed[name]}" for name in guilty or changed)
+    reason = " ".join(str(error).split()).rstrip(".")
+    raise UserError(f"{given}: Lightning does not take that ({reason}); change it") from error
+
+
+@contextmanager
+def misconfigurations(config: Config) -> Iterator[None]:
+    """What Lightning finds wrong with `trainer.*` only as it meets the data, as a `UserError`."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        default = vars(TrainerConfig())
+        given = ", ".join(
+            f"trainer.{name}={value}"
+            for name, value in vars(config.trainer).items()
+            if value != default[name] and ("batches" in name or "val" in name)
+        )
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"{given or 'trainer'}: Lightning does not take that ({reason}); change it"
+        ) from error
+
+
+def _refusal(config: Config) -> Exception | None:
+    """What Lightning has against `trainer.*`."""
     try:
         _trainer(config, logger=DummyLogger())
-    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
-        raise UserError(f"trainer: Lightning does not take these values: {error}") from error
+    except (
+        MisconfigurationException,
+        ValueError,
+        TypeError,
+        OverflowError,
+        ImportError,
+    ) as error:
+        return error
+    return None
 
 
 def check_attention(config: Config) -> None:
@@ -181,6 +232,7 @@ def _trainer(config: Config, **arguments: Any) -> L.Trainer:
     given = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in asdict(config.trainer).items()
+        if name not in OUR_OWN
     }
     given["precision"] = precision(config)
     if config.data.streaming and config.trainer.val_check_interval is None:

@@ -12,7 +12,7 @@ import lightning as L
 import torch
 
 from longspan.batch import PackedBatch
-from longspan.errors import UserError, was_interrupted
+from longspan.errors import was_interrupted
 
 log = logging.getLogger(__name__)
 
@@ -53,25 +53,6 @@ class Throughput(L.Callback):
     @property
     def tokens_per_second(self) -> float:
         return self.tokens / self.seconds if self.seconds else 0.0
-
-
-class FiniteLoss(L.Callback):
-    """Ends a training whose loss is no number any more: nothing that follows could be one."""
-
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: PackedBatch,
-        batch_idx: int,
-    ) -> None:
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"the training loss is {float(loss)} at step {trainer.global_step - 1}; lower "
-                "optim.learning_rate, or set trainer.precision=32-true"
-            )
 
 
 class StepLimit(L.Callback):

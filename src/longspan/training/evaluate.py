@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from longspan.checkpoint import read_model
+import torch
+
+from longspan.checkpoint import fill, read_model
 from longspan.config import (
     Config,
     DataConfig,
@@ -32,7 +34,7 @@ from longspan.training.build import build_trainer
 from longspan.training.module import LongDocumentModule, Task
 from longspan.training.official import official_format
 from longspan.training.run_folder import RunFolder, folder_name
-from longspan.typed import from_dict, to_dict
+from longspan.typed import from_dict, to_dict, typed_fields
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +69,9 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
             "data.id_column"
         )
     features, task = _features(wanted, columns, labels, config.split, folder.model, table)
-    module = LongDocumentModule(wanted, task)
-    module.load_state_dict(state)
+    with torch.device("meta"):  # shapes without values
+        module = LongDocumentModule(wanted, task)
+    fill(module, state, folder.model)
     data = DocumentData(wanted, {config.split: features}, task)
     trainer = build_trainer(wanted, logger=False, callbacks=[], enable_checkpointing=False)
     data.trainer = trainer
@@ -95,7 +98,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
 
 
 def _whole_and_here(trainer: TrainerConfig) -> TrainerConfig:
-    """For the whole split, in this process, whatever the training ran on."""
+    """For the whole split, in this process, whatever the training ran on or loaded beside it."""
     return replace(
         trainer,
         accelerator="auto",
@@ -105,6 +108,9 @@ def _whole_and_here(trainer: TrainerConfig) -> TrainerConfig:
         limit_test_batches=None,
         fast_dev_run=False,
         overfit_batches=0.0,
+        plugins=None,
+        profiler=None,
+        model_registry=None,
     )
 
 
@@ -120,7 +126,7 @@ def _name(config: EvalConfig) -> str:
     """
     given, window = _given(config.data), config.model.window
     sources = [given["path"]] if "path" in given else list(given.get("files", {}).values())
-    parts = [config.split, *(f"of-{Path(source).stem}" for source in sources[:1])]
+    parts = [config.split, *(f"of-{folder_name([Path(s).stem])}" for s in sources[:1])]
     if window != "keep":
         parts.append(folder_name(["window=" + json.dumps(window)]))
     return "-".join(parts)
@@ -192,6 +198,7 @@ def _features(
 def _other_data(trained: DataConfig, given: dict[str, Any]) -> DataConfig:
     """The run's data config with what the user gave; a new place replaces the old one."""
     changes = _given(given)
+    typed_fields(DataConfig, changes, "data")
     if "splits" in changes:
         changes["splits"] = trained.splits | changes["splits"]
     if "path" in changes or "files" in changes:

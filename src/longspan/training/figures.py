@@ -9,10 +9,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from longspan.data.needle import cell_of
+from longspan.terminal import on_one_line
 from longspan.training.module import Task
 from longspan.training.report import by_depth, by_length
 
 MAX_CLASSES = 40  # more make a matrix that nobody can read
+LABEL_WIDTH = 30  # characters of a class's name
 
 
 def draw_figures(task: Task, predictions: Sequence[Any], folder: Path) -> dict[str, Path]:
@@ -107,11 +109,17 @@ def _confusion_matrix(labels: list[str], predictions: Sequence[Any]) -> Figure:
     figure = Figure(figsize=(size + 0.6, size), layout="constrained")
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right")
-    axes.set_yticks(range(len(labels)), labels)
+    names = [_shortened(on_one_line(label)) for label in labels]
+    # labels are names, not formulas: "$" has no meaning in them
+    axes.set_xticks(range(len(labels)), names, rotation=40, ha="right", parse_math=False)
+    axes.set_yticks(range(len(labels)), names, parse_math=False)
     axes.set(xlabel="predicted", ylabel="gold")
     for (row, column), count in np.ndenumerate(counts):
         if count:
             color = "white" if share[row, column] > 0.6 else "black"
             axes.text(column, row, str(count), ha="center", va="center", color=color)
     return figure
+
+
+def _shortened(label: str) -> str:
+    return label if len(label) <= LABEL_WIDTH else f"{label[: LABEL_WIDTH - 1]}…"

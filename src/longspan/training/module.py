@@ -1,7 +1,7 @@
 """The LightningModule: forward, loss, optimiser, predictions of a split."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
@@ -14,6 +14,10 @@ from longspan.errors import UserError
 from longspan.model.encoder import Encoder
 from longspan.tasks.head import logits_of
 from longspan.training.optim import build_optimizer, build_schedule
+from longspan.training.step_batch import GeneratorState, StepBatch
+
+if TYPE_CHECKING:
+    from longspan.training.memory_guard import MemoryGuard
 
 
 class Task(Protocol):
@@ -58,22 +62,56 @@ class LongDocumentModule(L.LightningModule):
         self.head = task.head(config.model, self.encoder.token_embedding)
         self.predictions: list[Any] = []  # of the split that was evaluated last
         self.calibration: dict[str, Any] = {}  # what the task said of the last one
+        self.memory_guard: MemoryGuard | None = None  # this callback sets it
+        self.step_batches: list[StepBatch] = []  # of the optimiser step, so far
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Logits of a packed batch."""
         return logits_of(self.encoder, self.head, batch)
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
-        loss = self.task.loss(self(batch), batch)  # (D,)
-        # every document of an optimiser step has its own weight, however they fell into batches:
-        # Lightning divides by the accumulated batches and DDP by the ranks, so undo both
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self.step_batches = []
+        self.step_batches.append(StepBatch(batch, GeneratorState.now()))
+        if self.memory_guard is None:
+            loss = self.summed_loss(batch)
+        else:
+            loss = self.memory_guard.summed_loss(batch)
+        self.step_batches[-1].loss = loss.detach() / batch.step_weight
+        if batch.weight:
+            mean = loss.detach() / batch.weight
+            self.log("train/loss", mean, batch_size=batch.num_documents)
+            self.log("loss", mean, prog_bar=True, logger=False, batch_size=1)
+        return self.share_of_step(loss, batch)
+
+    def summed_loss(self, batch: PackedBatch) -> Tensor:
+        """Over the documents of a batch, or of a part of one."""
+        loss = self.task.loss(self(batch), batch).sum()  # of (D,)
+        return loss if batch.weight else loss * 0.0  # a gradient of zeros, as DDP waits for one
+
+    def share_of_step(self, loss: Tensor, batch: PackedBatch) -> Tensor:
+        """What Lightning shall differentiate of a loss that is summed over documents.
+
+        Every document of an optimiser step has its own weight, however they fell into batches:
+        Lightning divides by the accumulated batches and DDP by the ranks, so undo both.
+        """
         share = self.trainer.world_size * self.trainer.accumulate_grad_batches
-        if not batch.weight:
-            return loss.sum() * 0.0  # a gradient of zeros, as DDP waits for one
-        mean = loss.detach().sum() / batch.weight
-        self.log("train/loss", mean, batch_size=batch.num_documents)
-        self.log("loss", mean, prog_bar=True, logger=False, batch_size=1)
-        return loss.sum() * share / batch.step_weight
+        return loss * share / batch.step_weight
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().backward(loss, *args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            if self.memory_guard is None or not self.memory_guard.overlaps:
+                raise
+            raise UserError(
+                f"out of memory at step {self.trainer.global_step}, while ranks exchanged "
+                "gradients; lower data.tokens_per_batch, or set model.gradient_checkpointing=true"
+            ) from error
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        if self.memory_guard is None or not self.memory_guard.holds_gradient:
+            optimizer.zero_grad()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])

@@ -7,8 +7,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from longspan.errors import UserError
+from longspan.terminal import printable
 from longspan.training.module import Task
+from longspan.training.run_folder import RunFolder
 
 LENGTH_BOUNDS = (512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072, 262_144, 524_288)
 COLUMN_WIDTH = 10  # characters of a metric's name on one line
@@ -105,7 +109,25 @@ def show(summary: dict[str, Any], folder: Path, console: Console | None = None) 
             highlight=False,
             soft_wrap=True,
         )
-    console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
+    where = printable(f"run folder: {folder}")
+    console.print(Text(where), soft_wrap=True)
+
+
+def show_again(folder: RunFolder) -> dict[str, Any]:
+    """Print the report that a finished run wrote, and return it.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    summary = folder.read_report()
+    try:
+        show(summary, folder.path)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{folder.report_file} is damaged ({error!r}); remove it, and the same command "
+            "finishes the run again"
+        ) from error
+    return summary
 
 
 def metric_table(split: str, overall: dict[str, float], rows: list[dict[str, Any]]) -> Table:
@@ -138,9 +160,9 @@ def _shown(measured: dict[str, Any]) -> list[str]:
 
 
 def _table(title: str, first: str, names: list[str]) -> Table:
-    table = Table(title=title)
+    table = Table(title=Text(printable(title)))
     for name in (first, "documents", *names):
-        table.add_column(_in_lines(name), justify="right")
+        table.add_column(Text(_in_lines(printable(name))), justify="right")
     return table
 
 

@@ -21,24 +21,28 @@ from longspan.errors import UserError
 from longspan.pretrained.load import load_encoder, load_head
 from longspan.training import report
 from longspan.training.adapters import adapt, check_adapters, merged_state
-from longspan.training.budget import fill_in_budget, predicted
+from longspan.training.bad_step_files import BadStepFiles
+from longspan.training.bad_steps import BadSteps
+from longspan.training.budget import documents_of, fill_in_budget, predicted
 from longspan.training.build import (
     Prepared,
     build_trainer,
     check_attention,
     check_trainer,
     draw_of,
+    misconfigurations,
     prepare,
 )
 from longspan.training.callbacks import (
-    FiniteLoss,
     InterruptionNotice,
     StepLimit,
     Throughput,
     forget_peak_memory,
     peak_memory_bytes,
 )
+from longspan.training.capacity import check_capacity
 from longspan.training.figures import draw_figures
+from longspan.training.memory_guard import MemoryGuard
 from longspan.training.module import CalibratedTask, LongDocumentModule
 from longspan.training.run_folder import RunFolder, folder_of
 from longspan.training.tracking import MetricsFile, build_loggers
@@ -64,10 +68,10 @@ def train(config: Config) -> dict[str, Any]:
     folder.check_free(config)
     config = folder.with_its_budget(config)
     if folder.is_finished and not config.overwrite:
-        finished = folder.read_report()
-        report.show(finished, folder.path)
+        finished = report.show_again(folder)
         log.info("this run was finished before; overwrite=true does it again")
         return finished
+    check_capacity(config)
     check_trainer(config)
     check_attention(config)
     check_adapters(config)
@@ -80,12 +84,14 @@ def train(config: Config) -> dict[str, Any]:
         raise UserError(
             f"checkpoint.patience={config.checkpoint.patience} needs a dev split; drop it"
         )
+    check_capacity(config)  # once more, with the tokenizer's vocabulary
     process = resident_bytes()  # without the model
     module = _new_module(prepared)
     # from here on nothing is left that the user could have to mend: a folder is made, or emptied
     if rank_zero_only.rank == 0:
         folder.prepare(config)
-    return _train(prepared, module, folder, started, process)
+    with misconfigurations(config):
+        return _train(prepared, module, folder, started, process)
 
 
 def _new_module(prepared: Prepared) -> LongDocumentModule:
@@ -113,7 +119,12 @@ def _train(
         hparams=to_dict(config),
     )
     throughput = Throughput()
-    callbacks = [throughput, FiniteLoss(), InterruptionNotice(folder.last_checkpoint)]
+    bad_steps = BadSteps(
+        config.trainer.max_bad_steps, BadStepFiles(folder.path, prepared.tokenizer)
+    )
+    memory_guard = MemoryGuard(config, documents_of(prepared))
+    notice = InterruptionNotice(folder.last_checkpoint)
+    callbacks = [throughput, bad_steps, memory_guard, notice]
     if config.trainer.max_steps > 0:
         callbacks.append(StepLimit(config.trainer.max_steps))
     callbacks += _checkpointing(config, folder, task.monitor, "dev" in prepared.splits)
@@ -135,6 +146,8 @@ def _train(
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "packing_efficiency": packing,
+        **bad_steps.facts(),
+        "split_batches": memory_guard.split_batches,
         "data": prepared.facts,
         "predicted": forecast,
     }

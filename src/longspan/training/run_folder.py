@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from longspan.config import Config
+from longspan.config.checks import DEVICES
 from longspan.errors import UserError
 from longspan.typed import from_dict, to_dict
 
@@ -31,6 +32,8 @@ INCIDENTAL = (
     "trainer.enable_model_summary",
     "trainer.log_every_n_steps",
     "trainer.profiler",
+    "trainer.max_bad_steps",  # a run that gave up may go on with more of them
+    "trainer.split_batches",
 )
 
 
@@ -48,8 +51,14 @@ def run_name(overrides: Iterable[str]) -> str:
 
 
 def folder_name(parts: Iterable[str]) -> str:
-    """Parts of a name joined by commas, without what a file system or a shell would stumble over."""
+    """Parts of a name joined by commas, without what a file system or a shell would stumble over.
+
+    Whatever the parts hold, it is one part of a path that `checks.file_name` takes.
+    """
     name = re.sub(r"[^\w.,=+@-]+", "_", ",".join(parts)) or "default"
+    name = re.sub(r"^[.-]|[.]$", "_", name)  # no `..`, nothing hidden, no option of a command
+    if name.partition(".")[0].casefold() in DEVICES:
+        name = f"_{name}"
     if len(name.encode()) <= 200:
         return name
     start = name.encode()[:150].decode(errors="ignore")  # file systems count bytes
@@ -100,7 +109,24 @@ class RunFolder:
         return self.report_file.is_file()
 
     def read_report(self) -> dict[str, Any]:
-        return json.loads(self.report_file.read_text(encoding="utf-8"))
+        """As `write_report` wrote it.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            report = json.loads(self.report_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(
+                f"{self.report_file} is damaged ({error}); remove it, and the same command "
+                "finishes the run again"
+            ) from error
+        if not isinstance(report, dict):
+            raise UserError(
+                f"{self.report_file} is damaged (no mapping); remove it, and the same command "
+                "finishes the run again"
+            )
+        return report
 
     def read_config(self) -> Config:
         """The config of the run.
@@ -110,9 +136,14 @@ class RunFolder:
         """
         try:
             data = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
             raise UserError(f"run={self.path} holds no run ({error}); give a run folder") from error
-        return from_dict(Config, data)
+        try:
+            return from_dict(Config, data)
+        except UserError as error:
+            raise UserError(
+                f"{self.config_file} is damaged or of another release ({error})"
+            ) from error
 
     def check_free(self, config: Config) -> None:
         """Whether `config` may run here: nothing here, or the same run, begun or finished.
@@ -149,9 +180,9 @@ class RunFolder:
             shutil.rmtree(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        except (OSError, UnicodeEncodeError) as error:
             raise UserError(
-                f"runs_dir={config.runs_dir}: {self.path} cannot be made ({error.strerror}); "
+                f"runs_dir={config.runs_dir}: {self.path} cannot be made ({getattr(error, 'strerror', error)}); "
                 "name a folder that you may write to"
             ) from error
         if not self.config_file.exists():

@@ -73,7 +73,9 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        numbers = {name: _json_number(value) for name, value in metrics.items()}
+        # in an order of their own: a resumed run may meet some of them earlier
+        names = sorted(metrics, key=lambda name: (name == "epoch", name))
+        numbers = {name: _json_number(metrics[name]) for name in names}
         speed = {name: numbers.pop(name) for name in metrics if name.startswith(SPEED_PREFIX)}
         if numbers.keys() - {"epoch"}:
             _append_line(self.metrics_path, {"step": step, **numbers})

@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from longspan.config import LoggerConfig
+from longspan.terminal import SECRETS
 from longspan.training import wandb_process
 
 log = logging.getLogger(__name__)
@@ -178,6 +179,8 @@ class RemoteRun:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
         environment.pop("WANDB_SERVICE", None)  # another run's service, which ends with that run
+        for name in set(SECRETS) - {"WANDB_API_KEY"}:
+            environment.pop(name, None)  # of the hub: none of its business
         with self._log_path.open("ab") as log_file:
             process = subprocess.Popen(
                 # -P: the script's folder belongs to a package, whose modules are not top-level.
@@ -256,7 +259,7 @@ class RemoteRun:
 
 def _name(text: str) -> str:
     """As an id that W&B takes: it reserves : ; , # ? / ' and has room for 128 characters."""
-    name = re.sub(r"[^\w.=-]", "-", text)
+    name = re.sub(r"[^\w.=-]|^\.+", "-", text)
     if len(name) <= 128:
         return name
     return f"{name[:110]}-{sha256(name.encode()).hexdigest()[:16]}"

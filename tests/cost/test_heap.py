@@ -9,7 +9,7 @@ import pytest
 
 FAULTS = """
 import resource
-from longspan.cost.machine import keep_pages
+from longspan.cost.heap import keep_pages
 kept = keep_pages()
 import torch
 def faults():
