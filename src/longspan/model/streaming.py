@@ -9,7 +9,7 @@ section 3.2). Keys are kept as they were rotated, by their position in the docum
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from longspan.attention import Pattern
 from longspan.attention.single_rows import attention_of_rows
@@ -44,10 +44,11 @@ class LayerStream:
         UserError: a pattern that does not forget.
     """
 
-    def __init__(self, block: Block, pattern: Pattern) -> None:
+    def __init__(self, block: nn.Module, pattern: Pattern) -> None:
         reason = refusal(pattern)
         if reason is not None:
             raise UserError(f"a document cannot be streamed with {reason}")
+        assert isinstance(block, Block)
         assert pattern.window_reach is not None
         self.block, self.attention, self.pattern = block, block.attention, pattern
         self.size = pattern.window_reach  # W

@@ -4,7 +4,6 @@ from typing import Any
 
 from longspan.pretrained.family import BERT_LAYER, Family, post_norm_architecture, require
 
-
 MLPS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
