@@ -79,11 +79,14 @@ def complete_model(model: Mapping[str, Any]) -> dict[str, Any]:
     if model.get("pretrained") is None:
         return dict(model)
     given = given_fields(model)
-    typed_fields(ModelConfig, given, "model")  # what follows computes with them
+    # what follows computes with them; a pattern's fields may mean something with theirs only
+    alone = {n: x for n, x in given.items() if n != "pattern" or not isinstance(x, Mapping)}
+    typed_fields(ModelConfig, alone, "model")
     folder = pretrained_folder(model["pretrained"])
     theirs = family_of(folder).architecture(read_config(folder))
     if "pattern" in given:
         given["pattern"] = theirs.get("pattern", {}) | given["pattern"]
+        typed_fields(ModelConfig, {"pattern": given["pattern"]}, "model")
     kept = kept_layers(
         theirs["num_layers"], given.get("num_layers"), model.get("keep_layers", "spaced")
     )
