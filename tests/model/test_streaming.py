@@ -1,5 +1,8 @@
 """Streaming a document is encoding it at once, with memory that its length does not change."""
 
+import doctest
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -148,3 +151,10 @@ def test_learned_positions_end(make_encoder):
     assert len(next(states)) == 6
     with pytest.raises(UserError, match=r"model\.max_positions=10 tokens"):
         next(states)
+
+
+def test_the_example_of_the_documentation():
+    page = Path(__file__).resolve().parents[2] / "docs" / "patterns.md"
+    failed, tried = doctest.testfile(str(page), module_relative=False)
+    assert tried >= 6
+    assert not failed
