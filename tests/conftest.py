@@ -39,7 +39,7 @@ settings.register_profile("longspan", deadline=None, suppress_health_check=[Heal
 settings.load_profile("longspan")
 # of tests/fuzz: the same inputs in every run of the suite; thousands of new ones in `make fuzz`
 _ANY = settings(suppress_health_check=list(HealthCheck))
-settings.register_profile("fuzz", _ANY, max_examples=20, derandomize=True, database=None)
+settings.register_profile("fuzz", _ANY, max_examples=12, derandomize=True, database=None)
 settings.register_profile("fuzz-long", _ANY, max_examples=2000, print_blob=True)
 
 WORDS = 30

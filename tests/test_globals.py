@@ -292,8 +292,26 @@ def test_cost_in_words():
     [(5, [2], False), (6, [2], True), (6, [None, 8, 2], True), (99, [None], False), (2, [0], True)],
 )
 def test_more_globals_than_keys_in_a_window_is_said(caplog, maximum, windows, warned):
+    warn_of(caplog, maximum, [{"window": window} for window in windows], warned)
+
+
+@pytest.mark.parametrize(
+    ("maximum", "layer", "warned"),
+    [
+        (20, {"window": 2, "block": 4}, False),  # 5 blocks of 4 tokens
+        (21, {"window": 2, "block": 4}, True),
+        (5, {"window": 2, "dilation": 3}, False),  # as many keys, further apart
+        (6, {"window": 2, "dilation": (1, 3)}, True),
+        (4, {"window": 2, "causal": True}, True),
+    ],
+)
+def test_a_window_s_keys_are_counted_by_its_pattern(caplog, maximum, layer, warned):
+    warn_of(caplog, maximum, [{"window": None}, layer], warned)
+
+
+def warn_of(caplog, maximum, layers, warned):
     with caplog.at_level(logging.WARNING, logger="longspan"):
-        warn_if_many(GlobalsCost(mean=1.0, maximum=maximum, pairs_share=0.0), windows)
+        warn_if_many(GlobalsCost(mean=1.0, maximum=maximum, pairs_share=0.0), layers)
     assert bool(caplog.records) == warned
     if warned:
         assert f"{maximum} global tokens" in caplog.text

@@ -30,7 +30,7 @@ ROOMS = {
     "attention": set(),
     "globals": {"attention", "config", "document", "errors"},
     "encoding": {"batch", "config", "document", "errors", "globals"},
-    "model": {"attention", "batch", "config"},
+    "model": {"attention", "batch", "config", "errors"},
     "cost": {"attention", "config", "errors"},
     "reach": {"batch", "config", "model"},
     "compose": {"command", "config", "errors", "pretrained", "training", "typed"},

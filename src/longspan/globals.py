@@ -156,9 +156,15 @@ def globals_cost(
     return GlobalsCost(float(np.mean(counts)), max(counts), 1 - without / with_globals)
 
 
-def warn_if_many(cost: GlobalsCost, windows: Sequence[int | None]) -> None:
-    """Say so where a document has more global tokens than a window holds."""
-    keys = [2 * window + 1 for window in windows if window is not None]
+def warn_if_many(cost: GlobalsCost, layers: Sequence[Mapping[str, Any]]) -> None:
+    """Say so where a document has more global tokens than a window holds.
+
+    Args:
+        cost: of the documents.
+        layers: what their patterns are made of (`ModelConfig.layer_patterns`).
+    """
+    windows = [pattern.window_keys for pattern in Pattern.of_layers(layers)]
+    keys = [number for number in windows if number is not None]
     if keys and cost.maximum > min(keys):
         log.warning(
             "a document has %d global tokens, more than the %d keys of the smallest window: "

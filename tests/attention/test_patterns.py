@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longspan.attention import AttentionPlan, Pattern, attend, auto_backend, native, refusal
+from longspan.attention.contradictions import contradictions
 from longspan.attention.key_tables import Layout
-from longspan.attention.pattern import contradictions
 from longspan.attention.sparse_blocks import BLOCK
 from longspan.attention.token_rules import rule
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from longspan.compose.configuration import as_config
 from longspan.config import Config, EvalConfig, SweepConfig
-from longspan.training import run
+from longspan.training import report, run, run_callbacks
 from longspan.typed import from_dict, to_dict
 
 # a training that is broken off here leaves its profiler to the garbage collector
@@ -156,11 +156,11 @@ class EnoughError(Exception):
     """The run is possible."""
 
 
-class EndsSoon(run.Throughput):
+class EndsSoon(run_callbacks.Throughput):
     """Takes the place of `Throughput`; some of the trainings here would never end."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, began):
+        super().__init__(began)
         self.steps = 0
 
     def on_train_batch_end(self, *arguments):
@@ -173,8 +173,8 @@ class EndsSoon(run.Throughput):
 @pytest.fixture
 def training(tiny_fields, new_folder, monkeypatch):
     """Train a tiny run with some fields changed, for a few steps."""
-    monkeypatch.setattr(run, "Throughput", EndsSoon)
-    monkeypatch.setattr(run.report, "show", lambda *_: None)
+    monkeypatch.setattr(run_callbacks, "Throughput", EndsSoon)
+    monkeypatch.setattr(report, "show", lambda *_: None)
     monkeypatch.chdir(new_folder())
 
     def train(tree):

@@ -145,7 +145,7 @@ def test_a_model_folder(verdict, runs, new_folder, name, data):
     assert line is None or str(folder.model) in line or "data.tokenizer" in line or "text" in line
 
 
-@settings(FUZZ, max_examples=FUZZ.max_examples // 10)
+@settings(FUZZ, max_examples=max(1, FUZZ.max_examples // 10))
 @given(name=st.sampled_from(("config.json", "model.safetensors")), data=st.data())
 def test_an_evaluation_of_it(verdict, runs, new_folder, name, data):
     folder = copied(runs["classification"][0], new_folder)
@@ -198,6 +198,7 @@ def sweep(runs, tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 @settings(FUZZ, max_examples=max(3, FUZZ.max_examples // 20))
 @given(st.data())
 def test_a_sweep(verdict, sweep, new_folder, data):

@@ -184,7 +184,7 @@ def test_a_model_card_stays_text(evil, task):
     policies = GlobalsConfig(regex=re.escape(evil), column=evil)
     pair = None if isinstance(task, QAConfig) else evil
     data = DataConfig(
-        path=evil, name=evil, text_column=(evil, evil), text_pair_column=pair,
+        path=evil.replace("\0", ""), name=evil, text_column=(evil, evil), text_pair_column=pair,
         section_separator=evil, splits={"test": evil}, truncate="tail",
     )  # fmt: skip
     config = Config(data=data, globals=policies, task=task)

@@ -5,10 +5,12 @@ import io
 import json
 
 import pytest
+import yaml
 
 from longspan.errors import UserError
 from longspan.lock import Lock
 from longspan.sweep.cell import record_failure
+from longspan.sweep.page import _columns
 from longspan.sweep.paths import CellPaths
 from longspan.sweep.results import read_sweep
 from longspan.sweep.table import (
@@ -82,6 +84,37 @@ def test_numbers_of_a_row_are_those_of_its_seeds(make_sweep):
     assert spread(row.quality, 3) == f"{row.quality.mean:.3f} ± {row.quality.std:.3f}"
     assert spread(Statistic.of([0.5]), 2) == "0.50"
     assert spread(Statistic.of([None, float("nan")]), 2) == "–"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "128"),
+        ({"window": None}, "all"),
+        ({"window": [16, 64]}, "80"),
+        ({"full_attention_every": 2}, "all"),
+        ({"pattern": {"window_growth": 2}}, "192"),
+        ({"pattern": {"dilation": [1, [3, 1]]}}, "256"),
+        ({"pattern": {"causal": True, "sinks": 4}}, "128 left"),
+        ({"window": None, "pattern": {"causal": True}}, "all left"),
+        ({"pattern": {"block": 16}}, "–"),
+        ({"pattern": {"stride": 8}}, "–"),
+        ({"pattern": {"random_blocks": 1}}, "–"),
+        ({"window": "keep"}, "–"),
+    ],
+    ids=str,
+)
+def test_reach_is_that_of_the_pattern(make_sweep, changes, said):
+    folder = make_sweep(windows=(64,), layers=(2,), seeds=(0,))
+    (file,) = folder.glob("*/config.yaml")
+    config = yaml.safe_load(file.read_text())
+    config["model"]["pattern"] |= changes.pop("pattern", {})
+    config["model"] |= changes
+    file.write_text(yaml.safe_dump(config))
+    (row,) = rows_of(read_sweep(folder))
+    columns = {column.head: column for column in _columns([row], [], None)}
+    cells = columns["reach"].cells if "reach" in columns else [("–", None)]
+    assert [text for text, _ in cells] == [said]
 
 
 def test_flops_come_from_what_was_predicted(make_sweep):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-RandomTable = tuple[tuple[tuple[int, ...], ...], ...]
+from longspan.attention.contradictions import RandomTable, contradictions
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,27 @@ class Pattern:
         if self.window is None:
             return True
         return self.dilation == 1 and self.window * self.block >= length - 1
+
+    @property
+    def window_keys(self) -> int | None:
+        """Keys of a window that no edge of the document cuts; None = as many as there are."""
+        if self.window is None:
+            return None
+        return ((1 if self.causal else 2) * self.window + 1) * self.block
+
+    @property
+    def window_reach(self) -> int | None:
+        """Tokens from one to the furthest on its left that a window of tokens shows; None = any."""
+        assert self.block == 1, "of blocks it depends on the token"
+        if self.window is None:
+            return None
+        groups = self.dilation if isinstance(self.dilation, tuple) else (self.dilation,)
+        return self.window * max(groups)
+
+    @property
+    def is_windowed(self) -> bool:
+        """Whether there are but windows of tokens, with gaps or without, one-sided or not, sinks."""
+        return self == Pattern(self.window, self.causal, self.sinks, self.dilation)
 
     def by_head(self, num_heads: int) -> Iterator[tuple[slice, "Pattern"]]:
         """Heads that follow each other and have one pattern, with that pattern.
@@ -226,34 +247,6 @@ class Pattern:
         block = place // self.block
         at_edge = (block < self.global_edges) | (block >= num_blocks - self.global_edges)
         return global_mask | at_edge
-
-
-def contradictions(
-    *,
-    window: int | None,
-    causal: bool,
-    dilation: int | tuple[int, ...],
-    block: int,
-    global_edges: int,
-    random_blocks: int,
-    random_table: RandomTable | None,
-    summaries: int,
-    **_: object,
-) -> Iterator[str]:
-    """What is wrong with a pattern whose fields say what nobody can mean together."""
-    if causal and global_edges:
-        yield (
-            f"causal=True with global_edges={global_edges}: global tokens see, and are seen, both "
-            "ways; use sinks"
-        )
-    if window is None and dilation != 1:
-        yield f"dilation={dilation} with window=None: full attention has no gaps; set dilation to 1"
-    if block > 1 and dilation != 1:
-        yield f"dilation={dilation} with block={block}: blocks have no gaps; set one of them to 1"
-    if summaries > block or (summaries and block == 1):
-        yield f"summaries={summaries} are the last tokens of a block; block={block} must be larger"
-    if random_table is not None and not random_blocks:
-        yield "random_table is given with random_blocks=0; say how many there are in a row"
 
 
 @lru_cache(maxsize=4096)

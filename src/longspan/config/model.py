@@ -1,5 +1,6 @@
 """The fields of `model.*`: the encoder."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -37,7 +38,7 @@ class ModelConfig:
     norm_eps: float = 1e-5
     embedding_norm: bool = True
     first_norm: bool = True  # false: layer 0 has no norm before its attention (ModernBERT)
-    mlp: Literal["gelu", "geglu", "swiglu"] = "gelu"
+    mlp: Literal["gelu", "gelu_tanh", "geglu", "swiglu"] = "gelu"  # gelu_tanh approximates gelu
     attention_bias: bool = True
     mlp_bias: bool = True
     norm_bias: bool = True
@@ -131,6 +132,10 @@ class ModelConfig:
     def mlp_size(self) -> int:
         return self.intermediate_size or 4 * self.hidden_size
 
+    @property
+    def mlp_is_gated(self) -> bool:
+        return self.mlp in ("geglu", "swiglu")
+
     def absorbing_pays(self, pairs: float, rows: float, tokens: float) -> bool:
         """Whether rows that see their whole document take fewer operations from hidden states
         than keys and values of all tokens do (`model/absorbed.py`).
@@ -164,6 +169,22 @@ class ModelConfig:
             {"window": window} | self.pattern.of_layer(layer)
             for layer, window in enumerate(self.windows)
         )
+
+    @property
+    def windows_reach(self) -> float | None:
+        """Tokens on a side, over which windows carry information: the sum over layers; inf = all.
+
+        Sinks and global tokens carry it further. None where something else does, which is in no
+        window.
+        """
+        if not self.pattern.is_windowed:
+            return None
+        total = 0.0
+        for layer in self.layer_patterns:
+            window, groups = layer["window"], layer["dilation"]
+            step = max(groups) if isinstance(groups, tuple) else groups
+            total += math.inf if window is None else window * step
+        return total
 
     @property
     def rope_thetas(self) -> tuple[float, ...]:

@@ -75,6 +75,13 @@ class PatternConfig:
         """Whether there are windows and global tokens alone, of whatever schedule."""
         return self == PatternConfig(window_growth=self.window_growth)
 
+    @property
+    def is_windowed(self) -> bool:
+        """Whether windows of tokens, with or without gaps, one-sided or not, sinks and global
+        tokens are all there is."""
+        kept = ("causal", "sinks", "dilation", "window_growth")
+        return self == PatternConfig(**{name: getattr(self, name) for name in kept})
+
     def said(self) -> str:
         """Fields that are not as usual, as `model.pattern.name=value`."""
         usual = vars(PatternConfig())

@@ -81,7 +81,7 @@ def absorbed_flops(
 
 def mlp_flops(model: ModelConfig, tokens: float) -> float:
     """Of one layer's MLP: two products, three where it is gated."""
-    products = 2 if model.mlp == "gelu" else 3
+    products = 3 if model.mlp_is_gated else 2
     return 2 * products * tokens * model.hidden_size * model.mlp_size
 
 

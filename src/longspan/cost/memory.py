@@ -138,7 +138,7 @@ class TrainingMemory:
         model, size = self.config.model, self.config.model.hidden_size
         norm = FULL * size * (2 if model.norm == "rmsnorm" else 1)
         mlp = [self.small * model.mlp_size] * 2  # after and before the second product
-        if model.mlp != "gelu":  # both halves of the first in one, and one half activated
+        if model.mlp_is_gated:  # both halves of the first in one, and one half activated
             mlp = [2 * mlp[0], *mlp]
         own = [norm, self.small * size, *mlp, *[self._dropout(self.small) * size] * 2]
         if kept < 1 and not self._read_alone:
@@ -188,5 +188,5 @@ def block_matrices(model: ModelConfig) -> int:
     qkv = model.hidden_size * (width + 2 * model.kv_heads * model.head_size)
     if model.global_projections == "separate":
         qkv *= 2
-    products = 2 if model.mlp == "gelu" else 3
+    products = 3 if model.mlp_is_gated else 2
     return qkv + width * model.hidden_size + products * model.hidden_size * model.mlp_size

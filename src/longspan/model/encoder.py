@@ -1,16 +1,20 @@
 """The encoder: token embeddings, L times the one block, hidden states."""
 
 import math
+from collections.abc import Iterable, Iterator
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from longspan.attention import AttentionPlan, Pattern
 from longspan.batch import PackedBatch
 from longspan.config import ModelConfig
+from longspan.errors import UserError
 from longspan.model.dropout import Dropout
 from longspan.model.layers import Block, make_norm
 from longspan.model.positions import RotaryTable, position_ids, rotary_table
+from longspan.model.streaming import LayerStream
 
 
 class Encoder(nn.Module):
@@ -67,6 +71,44 @@ class Encoder(nn.Module):
             else:
                 x = layer(*arguments)
         return self.final_norm(x)
+
+    def stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Hidden states of one document that comes in chunks, equal to those of one pass.
+
+        Each layer keeps the keys and values of its window and its sinks and forgets the rest, so
+        that memory does not grow with the document. Chunks may be of any length, each of another.
+
+        Args:
+            chunks: token ids (n,) int64 of type 0, in order; n may be 0.
+
+        Returns:
+            hidden states (n, C) of each chunk, without gradients.
+
+        Raises:
+            UserError: a pattern that does not forget, or, while reading, a document longer than
+                the table of learned positions.
+        """
+        assert not self.training, "dropout would differ from that of one pass"
+        layers = [LayerStream(*each) for each in zip(self.layers, self.patterns, strict=True)]
+        return self._stream(chunks, layers)
+
+    @torch.no_grad()
+    def _stream(self, chunks: Iterable[Tensor], layers: list[LayerStream]) -> Iterator[Tensor]:
+        thetas, most, start = self.config.rope_thetas, self.config.max_positions, 0
+        for input_ids in chunks:
+            stop = start + len(input_ids)
+            if self.position_embedding is not None and most is not None and stop > most:
+                raise UserError(
+                    f"a streamed document has more than model.max_positions={most} tokens; "
+                    "set model.max_positions higher, or model.positions=rotary"
+                )
+            position = torch.arange(start, stop, device=input_ids.device)  # (n,)
+            x = self.embed(input_ids, torch.zeros_like(input_ids), position)
+            rotary = {theta: self.rotary(position, theta) for theta in set(thetas)}
+            for layer, theta in zip(layers, thetas, strict=True):
+                x = layer.read(x, start, rotary[theta])
+            start = stop
+            yield self.final_norm(x)
 
     def embed(self, input_ids: Tensor, token_type_ids: Tensor, position: Tensor) -> Tensor:
         """What the first layer reads, (T, C), of tokens (T,), row by row."""

@@ -1,5 +1,7 @@
 """The one block: attention and MLP around a residual stream, everything from the config."""
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,6 +12,14 @@ from longspan.config import ModelConfig
 from longspan.model.absorbed import absorbed_rows, parts_of
 from longspan.model.dropout import Dropout
 from longspan.model.positions import RotaryTable, rotate
+
+# of `model.mlp`; the gated ones by the name that Shazeer 2020 gives them
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "geglu": F.gelu,
+    "swiglu": F.silu,
+}
 
 
 class Attention(nn.Module):
@@ -157,8 +167,8 @@ class Mlp(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gated = config.mlp != "gelu"
-        self.activation = F.silu if config.mlp == "swiglu" else F.gelu
+        self.gated = config.mlp_is_gated
+        self.activation = ACTIVATIONS[config.mlp]
         width = config.mlp_size * (2 if self.gated else 1)
         self.up = nn.Linear(config.hidden_size, width, config.mlp_bias)
         self.down = nn.Linear(config.mlp_size, config.hidden_size, config.mlp_bias)

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 from longspan.config import ModelConfig
 from longspan.errors import UserError
 from longspan.model.encoder import Encoder
-from longspan.pretrained import bert, distilbert, longformer, modernbert, own, roberta
+from longspan.pretrained import (
+    bert,
+    bigbird,
+    distilbert,
+    longformer,
+    mistral,
+    modernbert,
+    own,
+    roberta,
+)
 from longspan.pretrained.family import Family, expand, gather_weights
 from longspan.pretrained.folder import (
     pretrained_folder,
@@ -30,6 +39,9 @@ FAMILIES = {
         longformer.FAMILY,
         modernbert.FAMILY,
         distilbert.FAMILY,
+        bigbird.FAMILY,
+        mistral.FAMILY,
+        mistral.MINISTRAL,
         own.FAMILY,
     )
 }
@@ -67,11 +79,14 @@ def complete_model(model: Mapping[str, Any]) -> dict[str, Any]:
     if model.get("pretrained") is None:
         return dict(model)
     given = given_fields(model)
-    typed_fields(ModelConfig, given, "model")  # what follows computes with them
+    # what follows computes with them; a pattern's fields may mean something with theirs only
+    alone = {n: x for n, x in given.items() if n != "pattern" or not isinstance(x, Mapping)}
+    typed_fields(ModelConfig, alone, "model")
     folder = pretrained_folder(model["pretrained"])
     theirs = family_of(folder).architecture(read_config(folder))
     if "pattern" in given:
         given["pattern"] = theirs.get("pattern", {}) | given["pattern"]
+        typed_fields(ModelConfig, {"pattern": given["pattern"]}, "model")
     kept = kept_layers(
         theirs["num_layers"], given.get("num_layers"), model.get("keep_layers", "spaced")
     )

@@ -4,6 +4,7 @@ All text that comes from configurations, logs and folders passes through `html.e
 are SVG inside `<img>`, where nothing in them can run.
 """
 
+import math
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Sequence
@@ -129,13 +130,20 @@ def _columns(rows: Sequence[Row], front: Sequence[Row], chosen: Row | None) -> l
     columns.append(_statistics("FLOPs", UNITS["flops"], [r.cost("flops") for r in rows], 2))
     parameters = [row.reported("parameters") for row in rows]
     columns.append(_statistics("parameters", "", parameters, 0))
-    reach = [("all" if r.reach is None else f"{r.reach:,}", r.reach or 1e18) for r in rows]
-    columns.append(Column("reach", "tokens a side", reach))
+    columns.append(Column("reach", "tokens a side", [_reach(row) for row in rows]))
     seeds = [(f"{len(r.finished)} of {len(r.cells)}", len(r.finished)) for r in rows]
     columns.append(Column("finished", "seeds", seeds))
     columns.append(_statistics("duration", "s", [row.reported("seconds") for row in rows], 0))
     columns += measured.values()  # further metrics, behind what a choice is made by
     return [c for c in columns if any(key is not None for _, key in c.cells)]
+
+
+def _reach(row: Row) -> tuple[str, float | None]:
+    if row.model is None or row.reach is None:
+        return "–", None
+    side = "left" if row.model.pattern.causal else ""
+    text = "all" if math.isinf(row.reach) else f"{row.reach:,.0f}"
+    return f"{text} {side}".strip(), min(row.reach, 1e18)  # what is sorted by is JSON
 
 
 def _statistics(head: str, unit: str, stats: Sequence[Statistic | None], digits: int) -> Column:

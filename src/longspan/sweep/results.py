@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 import yaml
 
+from longspan.config import ModelConfig
 from longspan.errors import UserError
 from longspan.lock import owner_of
 from longspan.sweep.paths import RESERVED, CellPaths
 from longspan.sweep.plan import Plan, read_plan
 from longspan.sweep.prediction import read_forecast
+from longspan.typed import from_dict
 
 Status = Literal["finished", "running", "pruned", "failed", "broken off", "missing"]
 WINDOW, LAYERS, SEED = "model.window", "model.num_layers", "seed"
@@ -30,6 +32,7 @@ class CellResult:
         report: as in report.json; empty where there is none.
         records: of metrics.jsonl.
         transfer: evaluations at other windows, as `eval.py run=… model.window=…` left them.
+        model: as the cell's config.yaml has it; None where it cannot be read.
     """
 
     name: str
@@ -39,6 +42,7 @@ class CellResult:
     report: dict[str, Any] = field(default_factory=dict)
     records: list[dict[str, Any]] = field(default_factory=list)
     transfer: list[dict[str, Any]] = field(default_factory=list)
+    model: ModelConfig | None = None
 
     @property
     def window(self) -> Any:
@@ -133,6 +137,7 @@ def read_cell(paths: CellPaths, plan: Plan, forecast: dict[str, Any] | None = No
         report if finished else {},
         _read_records(paths.folder.path / "metrics.jsonl"),
         [t for f in sorted(paths.folder.path.glob("eval-*-window=*.json")) if (t := _read_json(f))],
+        _model_of(config),
     )
 
 
@@ -160,6 +165,13 @@ def _read_config(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return data if isinstance(data, dict) else {}
+
+
+def _model_of(config: dict[str, Any]) -> ModelConfig | None:
+    try:
+        return from_dict(ModelConfig, config["model"])
+    except (KeyError, TypeError, UserError):
+        return None
 
 
 def _at(config: dict[str, Any], dotted: str) -> Any:

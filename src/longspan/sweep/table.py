@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
+from longspan.config import ModelConfig
 from longspan.config.sweep import Cost
 from longspan.sweep.results import LAYERS, SEED, WINDOW, CellResult, SweepResults
 
@@ -79,11 +80,17 @@ class Row:
         return Statistic.of([number(_predicted(cell).get(name)) for cell in self.finished])
 
     @property
-    def reach(self) -> int | None:
-        """How far the windows carry a token's information on each side: Σ W; None = everywhere."""
-        layers = self.layers if isinstance(self.layers, int) else 1
-        windows = self.window if isinstance(self.window, tuple) else [self.window] * layers
-        return None if any(not isinstance(w, int) for w in windows) else sum(windows)
+    def model(self) -> ModelConfig | None:
+        """Of the first cell that has written its configuration."""
+        return next((cell.model for cell in self.cells if cell.model is not None), None)
+
+    @property
+    def reach(self) -> float | None:
+        """How far windows carry a token's information on each side (`windows_reach`).
+
+        None where that is not known yet, or where not windows alone carry it.
+        """
+        return self.model.windows_reach if self.model is not None else None
 
 
 def rows_of(results: SweepResults) -> list[Row]:

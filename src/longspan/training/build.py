@@ -277,7 +277,7 @@ def _facts(config: Config, splits: dict[str, FeatureSet]) -> dict[str, Any]:
     lengths = sample.lengths[: len(positions)]
     cost = globals_cost(lengths, positions, config.model.layer_patterns)
     log.info("%s", cost)
-    warn_if_many(cost, config.model.windows)
+    warn_if_many(cost, config.model.layer_patterns)
     digests = {name: s.text_digests() for name, s in splits.items()}
     shared = warn_about_shared_texts(digests)
     return facts | {"globals": asdict(cost), "texts_shared_with_train": shared}
