@@ -94,7 +94,8 @@ def test_peak_memory_never_falls():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process forget its peak")
 def test_the_peak_of_an_earlier_run_can_be_forgotten():
-    block = torch.ones(64 * 2**20)  # 256 MiB, in pages of their own
+    keep_pages()  # as that run did
+    block = torch.ones(64 * 2**20)  # 256 MiB
     before = peak_memory_bytes()
     del block
     forget_peak_memory()

@@ -215,13 +215,13 @@ def test_a_signal_where_nothing_can_be_saved_ends_the_program(scontrol, monkeypa
 def test_what_was_forked_from_a_training_dies_of_its_signals():
     with Notice() as notice:
         notice.defers = True
-        reads, writes = os.pipe()
+        is_there, says_so = os.pipe()
         child = os.fork()
         if child == 0:
-            os.write(writes, b".")  # Python drops signals that come while it forks
+            os.write(says_so, b"!")
             time.sleep(60)
             os._exit(0)
-        os.read(reads, 1)
+        os.read(is_there, 1)  # Python forgets the signals that a child gets as it begins
         os.kill(child, TERM)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -TERM
         assert notice.signal is None

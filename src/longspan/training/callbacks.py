@@ -12,6 +12,7 @@ import lightning as L
 import torch
 
 from longspan.batch import PackedBatch
+from longspan.cost.heap import give_back_heap
 from longspan.errors import was_interrupted
 from longspan.training.checkpoints.shelf import Shelf
 
@@ -131,6 +132,7 @@ def forget_peak_memory() -> None:
     """Let `peak_memory_bytes` begin anew: a process may have made another run before."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    give_back_heap()
     with suppress(OSError):  # Linux only, and not in every container: then the peak is that of all
         Path("/proc/self/clear_refs").write_text("5")  # proc(5)
 
