@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from longspan.cost.heap import keep_pages
 from longspan.training import callbacks
 from longspan.training.callbacks import (
     InterruptionNotice,
