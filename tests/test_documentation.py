@@ -45,6 +45,9 @@ ELSEWHERE = {
     "python benchmarks/batching.py": "tests/benchmarks/test_batching_benchmark.py",
     "python benchmarks/profile_step.py": "tests/benchmarks/test_profile_step.py",
     "python benchmarks/scaling.py": "tests/benchmarks/test_scaling.py",
+    "python benchmarks/checkpoint_faults.py": "tests/training/test_checkpoint_folder.py",
+    "python benchmarks/checkpoint_kills.py": "tests/training/test_checkpoint_folder.py",
+    "make fuzz": "tests/fuzz, with fewer inputs",
     "python benchmarks/matmul_share.py": "tests/benchmarks/test_matmul_share.py",
 }
 

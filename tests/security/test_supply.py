@@ -92,8 +92,9 @@ def test_what_is_accepted_has_a_reason(audit):
     audit.accepted(audit.ACCEPTED.read_text(encoding="utf-8"))
 
 
-def test_the_promises_of_security_md_name_tests_that_are_there():
-    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["SECURITY.md", "docs/reliability.md"])
+def test_promises_name_tests_that_are_there(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
     named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
     assert len(named) > 15
     for file, test in named:
