@@ -5,28 +5,31 @@
 One batch of random documents goes through forward, backward, clipping and AdamW. Every operation
 that reaches PyTorch's kernels is timed alone, by the time that the process spent on its processors:
 others who share the machine do not count. What is left over is Python, autograd and the timing
-itself; the whole step is measured apart, without it. The tables are printed, the last line is JSON.
+itself; the whole step is measured apart, without it. The tables are printed, the last line is JSON,
+and the result goes to benchmarks/results/ and docs/speed.md.
 """
 
 import argparse
-import json
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from datetime import date
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from fresh_process import measured_in_fresh_process
 from hardware import describe_machine
 from memory import peak_bytes, resident_bytes
+from reporting import with_table, write_result
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from torch.utils._python_dispatch import TorchDispatchMode
+from training_runs import ROOT
 
 from longspan.config import ClassificationConfig, Config, DataConfig, MaskedLMConfig, ModelConfig
 from longspan.cost.documents import Documents
@@ -39,6 +42,8 @@ from longspan.training.optim import build_optimizer
 
 # 8 documents of 743 tokens in the mean, the longest of 4,096
 MIX = (4096, 620, 410, 290, 210, 150, 100, 68)
+RESULT = ROOT / "benchmarks/results/profile_step.json"
+PAGE = ROOT / "docs/speed.md"
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
 MODELS: dict[str, dict[str, Any]] = {
     "own": {},
@@ -84,10 +89,17 @@ def main() -> None:
     arguments = parse_arguments()
     rows = []
     for case in cases(arguments):
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            rows.append(asdict(case) | pool.submit(measure, case).result())
+        rows.append(asdict(case) | measured_in_fresh_process(measure, case))
         Console().print(as_table(rows[-1]))
-    print(json.dumps({"benchmark": "profile_step", **describe_machine(), "rows": rows}))
+    result = {
+        "benchmark": "profile_step",
+        "date": date.today().isoformat(),
+        **describe_machine(),
+        "rows": rows,
+    }
+    write_result(result, arguments.output)
+    if arguments.output == RESULT:
+        PAGE.write_text(with_table(PAGE.read_text(), "profile_step", as_markdown(rows)))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -104,6 +116,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--vocabulary", type=int, default=50_265)
     parser.add_argument("--dropout", type=float, default=0.1, help="on hidden states")
     parser.add_argument("--steps", type=int, default=3, help="measured, after one to warm up")
+    parser.add_argument("--output", type=Path, default=RESULT)
     return parser.parse_args()
 
 
@@ -258,6 +271,21 @@ def as_table(row: dict[str, Any]) -> Table:
         calls = f"{row['calls_by_kind'][kind]:,.0f}"
         table.add_row(kind, f"{1e3 * seconds:,.1f}", f"{seconds / total:.1%}", calls)
     return table
+
+
+def as_markdown(rows: list[dict[str, Any]]) -> str:
+    """The page's table, in milliseconds; a test holds it against the committed result."""
+    heads = [f"{'one document' if r['name'] == 'long' else 'a mix'}, {r['dtype']}" for r in rows]
+    kinds = list(dict.fromkeys(kind for row in rows for kind in row["seconds_by_kind"]))
+    lines = [f"| kind | {' | '.join(heads)} |", "|---|" + "---:|" * len(rows)]
+    for kind in kinds:
+        cells = [f"{1e3 * row['seconds_by_kind'].get(kind, 0):,.0f}" for row in rows]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    whole = [f"{1e3 * row['cpu_seconds']:,.0f}" for row in rows]
+    peaks = [f"{row['peak_bytes'] / 2**20:,.0f}" for row in rows]
+    lines.append(f"| whole step, measured apart | {' | '.join(whole)} |")
+    lines.append(f"| peak memory beside the program, MiB | {' | '.join(peaks)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

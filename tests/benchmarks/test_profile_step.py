@@ -14,8 +14,9 @@ SMALL += ["--vocabulary", "50", "--steps", "1", "--batches", "mix"]
 
 
 @pytest.fixture(scope="module")
-def printed():
-    command = [sys.executable, "benchmarks/profile_step.py", *SMALL]
+def printed(tmp_path_factory):
+    output = tmp_path_factory.mktemp("results") / "profile.json"
+    command = [sys.executable, "benchmarks/profile_step.py", *SMALL, "--output", str(output)]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
@@ -67,3 +68,12 @@ def test_an_operation_is_of_its_kind(call, kind, monkeypatch):
     with times:
         call(x)
     assert list(times.calls) == [kind, "optimizer"]
+
+
+def test_the_page_shows_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import profile_step
+
+    result = json.loads(profile_step.RESULT.read_text())
+    page, table = profile_step.PAGE.read_text(), profile_step.as_markdown(result["rows"])
+    assert profile_step.with_table(page, "profile_step", table) == page
