@@ -42,10 +42,11 @@ def printable_json(text: str) -> str:
     return text.translate(JSON_ESCAPES)
 
 
-def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """A text without the tokens that this process was given."""
+def without_secrets(text: str, environment: Mapping[str, str] | None = None) -> str:
+    """A text without the tokens that this process was given, or that an environment holds."""
+    given = os.environ if environment is None else environment
     for name in SECRETS:
-        secret = environment.get(name, "").strip()
+        secret = given.get(name, "").strip()
         if len(secret) >= SHORTEST_SECRET:
             # an error may quote a header as Python writes it, where the token is no valid one
             text = text.replace(secret, HIDDEN).replace(repr(secret)[1:-1], HIDDEN)

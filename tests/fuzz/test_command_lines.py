@@ -82,7 +82,7 @@ def no_training(monkeypatch):
     monkeypatch.setattr("longspan.cli.set_up_logging", lambda: None)
 
 
-@settings(FUZZ)
+@settings(FUZZ, max_examples=FUZZ.max_examples // 2)
 @given(st.lists(overrides, min_size=1, max_size=3))
 @example(["~model"])
 @example(["~sweep"])
