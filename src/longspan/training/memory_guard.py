@@ -287,4 +287,4 @@ class MemoryGuard(L.Callback):
 def bytes_beside(memory: TrainingMemory, tokens: int) -> float:
     """What a batch takes beside weights, gradients and the optimiser's state, by the cost model."""
     found = memory.at(tokens)
-    return found.activations + found.attention + found.logits + found.workspace
+    return found.activations + found.attention + found.logits + found.workspace + found.heap
