@@ -136,9 +136,9 @@ class BadSteps(L.Callback):
         # all ranks are here: they saw the same loss
         documents = names_of_documents(trainer, module.step_batches)
         if self._may_say("spike"):
-            log.warning(
+            log.info(
                 "step %d: the loss %.4g is a spike, beyond %.4g (median and deviations of the "
-                "steps before); documents %s",
+                "steps before); the step is made; documents %s",
                 trainer.global_step, loss, threshold, documents,
             )  # fmt: skip
 
