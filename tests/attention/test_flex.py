@@ -180,7 +180,7 @@ def test_training_on_the_cpu_is_refused_with_what_to_use(make_plan, make_qkv):
 def test_what_no_gpu_can_do_goes_to_blocked(changed, message, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     call = {"dtype": torch.float32, "device": "cuda", "head_size": 64, "dropout_p": 0.0} | changed
-    refusal = flex.refusal(**call, pattern=Pattern(4), needs_gradient=True)
+    refusal = flex.refusal(**call, needs_gradient=True)
     assert refusal is not None
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(refusal)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from longspan.batch import Feature, pack
+from longspan.batch import pack
 from longspan.config import (
     CheckpointConfig,
     ClassificationConfig,
@@ -36,20 +36,6 @@ CONFIG = Config(
         accelerator="cpu", precision="32-true", max_epochs=1, enable_progress_bar=False
     ),
 )
-
-
-def documents(number, seed=0):
-    """Documents of random lengths and tokens with alternating labels."""
-    random = np.random.default_rng(seed)
-    return [
-        Feature(
-            id=f"{place:02}",
-            input_ids=random.integers(0, 20, random.integers(1, 9)).astype(np.int32),
-            global_positions=np.array([0], np.int32),
-            label=place % 2,
-        )
-        for place in range(number)
-    ]
 
 
 def make_module(config=CONFIG):
@@ -81,8 +67,8 @@ def fit(batches, config=CONFIG):
 
 
 @pytest.mark.parametrize("sizes", [(5,), (1, 4), (3, 1, 1), (2, 2, 1)])
-def test_every_document_of_a_step_weighs_the_same_however_it_was_batched(sizes):
-    features = documents(5)
+def test_every_document_of_a_step_weighs_the_same_however_it_was_batched(make_features, sizes):
+    features = make_features(5)
     starts = np.cumsum([0, *sizes])
     batches = [pack(features[a:b], step_weight=5) for a, b in pairwise(starts)]
     trainer = replace(CONFIG.trainer, accumulate_grad_batches=len(sizes))
@@ -96,8 +82,8 @@ def test_every_document_of_a_step_weighs_the_same_however_it_was_batched(sizes):
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-7)
 
 
-def test_a_batch_that_only_keeps_step_counts_for_nothing():
-    features = documents(4)
+def test_a_batch_that_only_keeps_step_counts_for_nothing(make_features):
+    features = make_features(4)
     batches = [pack(features[:3], step_weight=3), pack(features[3:], weight=0.0, step_weight=3)]
     trainer = replace(CONFIG.trainer, accumulate_grad_batches=2)
     (found,) = fit(batches, replace(CONFIG, trainer=trainer)).whole
@@ -111,8 +97,8 @@ def test_a_batch_that_only_keeps_step_counts_for_nothing():
     assert [prediction.id for prediction in module.predictions] == ["00", "01", "02"]
 
 
-def test_an_incomplete_last_step_is_a_mean_too():
-    features = documents(3)
+def test_an_incomplete_last_step_is_a_mean_too(make_features):
+    features = make_features(3)
     batches = [
         pack(features[:1], step_weight=2),
         pack(features[1:2], step_weight=2),
@@ -129,9 +115,9 @@ def test_an_incomplete_last_step_is_a_mean_too():
 
 
 @pytest.mark.parametrize("kind", ["32-true", "bf16-mixed"])
-def test_gradients_are_clipped_to_their_norm(kind):
+def test_gradients_are_clipped_to_their_norm(make_features, kind):
     trainer = replace(CONFIG.trainer, precision=kind, gradient_clip_val=1e-3)
-    gradients = fit([pack(documents(4))], replace(CONFIG, trainer=trainer))
+    gradients = fit([pack(make_features(4))], replace(CONFIG, trainer=trainer))
 
     def norm(tensors):
         return torch.cat([t.flatten().double() for t in tensors]).norm().item()
@@ -149,9 +135,9 @@ def test_precision_follows_the_hardware_unless_it_is_set(monkeypatch, has_bf16, 
     assert precision(CONFIG) == "32-true"
 
 
-def test_weights_stay_float32_and_the_loss_too_in_mixed_precision():
+def test_weights_stay_float32_and_the_loss_too_in_mixed_precision(make_features):
     trainer = replace(CONFIG.trainer, precision="bf16-mixed")
-    gradients = fit([pack(documents(4))], replace(CONFIG, trainer=trainer))
+    gradients = fit([pack(make_features(4))], replace(CONFIG, trainer=trainer))
     assert {g.dtype for g in gradients.whole[0].values()} == {torch.float32}
     assert gradients.losses[0].dtype == torch.float32
 
@@ -164,8 +150,10 @@ def evaluated(method, batches, config=CONFIG):
 
 
 @pytest.mark.parametrize(("method", "split"), [("validate", "dev"), ("test", "test")])
-def test_an_evaluation_predicts_every_document_once_whatever_the_batches(method, split):
-    features = documents(6)
+def test_an_evaluation_predicts_every_document_once_whatever_the_batches(
+    make_features, method, split
+):
+    features = make_features(6)
     module, trainer = evaluated(method, [pack(features[3:]), pack(features[:3])])
     assert [p.id for p in module.predictions] == [f.id for f in features]  # sorted by id
     expected = module.task.metrics(module.predictions)
@@ -177,13 +165,13 @@ def test_an_evaluation_predicts_every_document_once_whatever_the_batches(method,
         assert one.loss == pytest.approx(other.loss, rel=1e-4)
 
 
-def test_a_second_evaluation_forgets_the_first():
-    module, trainer = evaluated("test", [pack(documents(6))])
-    trainer.test(module, DataLoader([pack(documents(2))], batch_size=None), verbose=False)
+def test_a_second_evaluation_forgets_the_first(make_features):
+    module, trainer = evaluated("test", [pack(make_features(6))])
+    trainer.test(module, DataLoader([pack(make_features(2))], batch_size=None), verbose=False)
     assert len(module.predictions) == 2
 
 
-def test_a_metric_that_is_not_measured_cannot_be_monitored():
+def test_a_metric_that_is_not_measured_cannot_be_monitored(make_features):
     checkpoint = CheckpointConfig(monitor="acuracy", mode="max")
     with pytest.raises(UserError, match=r"checkpoint.monitor=acuracy .* one of loss, accuracy"):
-        evaluated("validate", [pack(documents(4))], replace(CONFIG, checkpoint=checkpoint))
+        evaluated("validate", [pack(make_features(4))], replace(CONFIG, checkpoint=checkpoint))

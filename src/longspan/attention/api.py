@@ -156,7 +156,7 @@ def auto_backend(
         dropout_p: on the probabilities.
     """
     if device == "cuda":
-        refusal = flex.refusal(dtype, device, head_size, pattern, dropout_p, needs_gradient=True)
+        refusal = flex.refusal(dtype, device, head_size, dropout_p, needs_gradient=True)
         if refusal is None:
             return "flex", "FlexAttention's fused kernel, compiled for this GPU"
         return "blocked", f"plain PyTorch; not flex: {refusal}"
@@ -188,7 +188,7 @@ def refusal(
     if backend == "native":
         return native.refusal(dtype, device, pattern, dropout_p)
     if backend == "flex":
-        return flex.refusal(dtype, device, head_size, pattern, dropout_p, needs_gradient)
+        return flex.refusal(dtype, device, head_size, dropout_p, needs_gradient)
     return None
 
 

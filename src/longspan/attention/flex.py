@@ -58,7 +58,6 @@ def refusal(
     dtype: torch.dtype,
     device: str,
     head_size: int,
-    pattern: Pattern,
     dropout_p: float,
     needs_gradient: bool,
 ) -> str | None:
@@ -68,7 +67,6 @@ def refusal(
         dtype: to compute in.
         device: type of it, as "cuda".
         head_size: E.
-        pattern: of the plan.
         dropout_p: on the probabilities.
         needs_gradient: whether anybody will ask for the gradient.
     """

@@ -77,10 +77,10 @@ class KernelRows:
         is_sink = (layout.position < pattern.sinks) & ~layout.global_mask
         rows = is_sink.nonzero().squeeze(1)
         assert isinstance(pattern.dilation, int)
-        reach = None if pattern.window is None else pattern.window * pattern.dilation
-        seen = layout.shared.clone()
-        seen |= layout.position < pattern.sinks + (reach or 0) if reach is not None else True
-        keys = seen.nonzero().squeeze(1)
+        keys = layout.token
+        if pattern.window is not None:
+            reach = pattern.sinks + pattern.window * pattern.dilation
+            keys = (layout.shared | (layout.position < reach)).nonzero().squeeze(1)
         start, stop = document_bounds(layout.cu_seqlens)
         key = keys[None]
         same = (start[rows][:, None] <= key) & (key < stop[rows][:, None])

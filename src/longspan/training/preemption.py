@@ -59,15 +59,7 @@ class Preemption(Checkpoint):
     ) -> None:
         self._leave_if_told(trainer)
 
-    def on_test_batch_start(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._leave_if_told(trainer)
+    on_test_batch_start = on_validation_batch_start
 
     def _leave_if_told(self, trainer: L.Trainer) -> None:
         """One small reduction where there are several ranks: none of them may go alone."""

@@ -56,12 +56,4 @@ class PlacedRandomness(L.Callback):
     ) -> None:
         seed_at(EVALUATION, batch_idx, trainer.global_rank)
 
-    def on_test_batch_start(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        seed_at(EVALUATION, batch_idx, trainer.global_rank)
+    on_test_batch_start = on_validation_batch_start

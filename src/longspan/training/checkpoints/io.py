@@ -14,7 +14,7 @@ class CheckpointFolders(CheckpointIO):
 
     Attributes:
         failure: what kept the last checkpoint from being written, in one line; None = nothing.
-            It is no exception, as the other ranks wait for this one: see `SaveCheckpoints`.
+            It is no exception, as the other ranks wait for this one: see `CheckpointStore`.
     """
 
     def __init__(self) -> None:
