@@ -65,13 +65,13 @@ def table_of(rows: list[dict[str, Any]], config: DataConfig) -> Dataset:
     """Rows as a table.
 
     Raises:
-        UserError: a column of which cells have different types.
+        UserError: cells of which Arrow makes no column: of different types, or beyond its numbers.
     """
     try:
         return Dataset.from_list(rows)
     except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
         raise UserError(
-            f"data: {name_of(config)}: a column holds cells of different types ({cause_of(error)})"
+            f"data: {name_of(config)}: rows whose cells make no table: {cause_of(error)}"
         ) from error
 
 
