@@ -1,6 +1,7 @@
 """The fields of `model.pattern.*`: who sees whom beyond a window and global tokens."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from longspan.config.checks import above_zero, at_least
 from longspan.errors import UserError
@@ -16,7 +17,7 @@ class PatternConfig:
     causal: bool = False  # nothing on the right is seen; needs globals=none
     sinks: int = 0  # first tokens of a document that all see, and that see no more than others
     # step within the window, 1 = no gaps; list = per layer, of numbers or of lists, one number for
-    # each group of heads
+    # each group of heads; a list of one layer stands for all
     dilation: int | tuple[Dilation, ...] = 1
     block: int = 1  # tokens; more than 1: model.window and the fields below count in blocks
     global_edges: int = 0  # first and last blocks of a document that are global
@@ -92,8 +93,8 @@ class PatternConfig:
 
     def of_layer(self, layer: int) -> dict[str, object]:
         """The arguments of one layer's `Pattern`, its window left out."""
-        dilation = self.dilation[layer] if isinstance(self.dilation, tuple) else self.dilation
-        stride = self.stride[layer] if isinstance(self.stride, tuple) else self.stride
+        dilation = entry_of(self.dilation, layer)
+        stride = entry_of(self.stride, layer)
         table = None if self.random_table is None else self.random_table[layer]
         return {
             "causal": self.causal,
@@ -114,7 +115,8 @@ class PatternConfig:
         num_layers = len(windows)
         for name in ("dilation", "stride", "random_table"):
             value = getattr(self, name)
-            if isinstance(value, tuple) and len(value) != num_layers:
+            for_all = name != "random_table" and isinstance(value, tuple) and len(value) == 1
+            if isinstance(value, tuple) and len(value) != num_layers and not for_all:
                 raise UserError(
                     f"model.pattern.{name} lists {len(value)} layers for model.num_layers="
                     f"{num_layers}; give one entry per layer"
@@ -142,3 +144,10 @@ class PatternConfig:
                     f"model.pattern.random_table must list, for each of model.num_heads={num_heads} "
                     f"heads and each block, model.pattern.random_blocks={self.random_blocks} blocks"
                 )
+
+
+def entry_of(value: int | tuple[Any, ...], layer: int) -> Any:
+    """What a field says of one layer: a list has an entry for each, or one for all."""
+    if not isinstance(value, tuple):
+        return value
+    return value[layer] if len(value) > 1 else value[0]
