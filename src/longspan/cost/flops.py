@@ -4,6 +4,7 @@ Only matrix products count; norms, activations and softmax are below a percent o
 operations (their time is memory's). Nothing that a backend computes and masks away counts.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 from longspan.attention import Pattern
@@ -131,6 +132,14 @@ def document_flops(config: Config, documents: Documents, num_labels: int = 2) ->
         attention=sum(layer.attention for layer in layers),
         head=head_flops(config, tokens, 1, num_labels),
     )
+
+
+def pairs_per_token(config: Config, documents: Documents) -> float:
+    """(query, key) pairs of a head, the mean of all layers and of these documents' tokens."""
+    patterns = Pattern.of_layers(config.model.layer_patterns)
+    counts = Counter(patterns)
+    pairs = sum(count * documents.mean_pairs(pattern) for pattern, count in counts.items())
+    return pairs / len(patterns) / documents.mean_length
 
 
 def layer_flops(config: Config, documents: Documents, pairs: float, is_last: bool) -> Flops:

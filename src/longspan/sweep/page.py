@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 
+from longspan.sweep.plan import last_part
 from longspan.sweep.results import CellResult, SweepResults
 from longspan.sweep.table import UNITS, Row, Statistic, shown
 
@@ -111,7 +112,7 @@ def _columns(rows: Sequence[Row], front: Sequence[Row], chosen: Row | None) -> l
     columns = []
     for field in rows[0].values:
         cells = [(shown(row.values[field]), _sortable(row.values[field])) for row in rows]
-        columns.append(Column(field.rsplit(".", 1)[-1], "", cells))
+        columns.append(Column(last_part(field), "", cells))
     first = columns[0]
     marks = [(f"{marked(row)}{text}", key) for row, (text, key) in zip(rows, first.cells)]
     columns[0] = Column(first.head, first.unit, marks)

@@ -1,6 +1,7 @@
 """Which cells a sweep has, and what they and the sweep are called."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -80,14 +81,19 @@ def read_plan(folder: Path) -> Plan | None:
 def cell_name(values: Mapping[str, str]) -> str:
     """`{"model.window": "64", "seed": "0"}` gives `window=64,seed=0`.
 
-    The last part of a field's name stands for it, the whole where two fields share it.
+    The last part of a field's or group's name stands for it, the whole where two share it.
     """
-    leaves = Counter(name.rsplit(".", 1)[-1] for name in values)
+    leaves = Counter(map(last_part, values))
     parts = []
     for name, value in values.items():
-        leaf = name.rsplit(".", 1)[-1]
+        leaf = last_part(name)
         parts.append(f"{leaf if leaves[leaf] == 1 else name}={value}")
     return folder_name(parts)
+
+
+def last_part(field: str) -> str:
+    """`window` of `model.window`, `pattern` of `model/pattern`."""
+    return re.split(r"[./]", field)[-1]
 
 
 def sweep_name(choice: str | None, swept: Sequence[str], fixed: Iterable[str]) -> str:
@@ -98,7 +104,7 @@ def sweep_name(choice: str | None, swept: Sequence[str], fixed: Iterable[str]) -
         swept: the fields that vary.
         fixed: overrides that all cells share.
     """
-    parts = [choice or "-".join(name.rsplit(".", 1)[-1] for name in swept)]
+    parts = [choice or "-".join(map(last_part, swept))]
     experiments = [o for o in fixed if o.partition("=")[0] == "experiment"]
     others = run_name(o for o in fixed if not o.startswith(OWN_FIELDS))
     return folder_name(parts + experiments + ([] if others == "default" else [others]))

@@ -10,6 +10,7 @@ from typing import Any
 
 from longspan.config import ModelConfig
 from longspan.config.sweep import Cost
+from longspan.sweep.plan import last_part
 from longspan.sweep.results import LAYERS, SEED, WINDOW, CellResult, SweepResults
 
 UNITS: dict[Cost, str] = {"time": "µs a token", "memory": "GiB", "flops": "MFLOPs a token"}
@@ -49,9 +50,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        return ", ".join(
-            f"{name.rsplit('.', 1)[-1]}={shown(value)}" for name, value in self.values.items()
-        )
+        return ", ".join(f"{last_part(name)}={shown(value)}" for name, value in self.values.items())
 
     @property
     def window(self) -> Any:

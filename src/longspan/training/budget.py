@@ -11,7 +11,7 @@ import torch
 from longspan.config import Config
 from longspan.cost.budget import largest_budget
 from longspan.cost.documents import Documents, assumed_documents
-from longspan.cost.flops import document_flops, training_flops
+from longspan.cost.flops import document_flops, pairs_per_token, training_flops
 from longspan.cost.machine import memory_bytes, resident_bytes, uses_gpu
 from longspan.cost.memory import TrainingMemory
 from longspan.data.features import FeatureSet
@@ -82,6 +82,7 @@ def predicted(prepared: Prepared, parameters: int, trained: int, process: int) -
         "peak_memory_bytes": round(memory.total),
         "memory_bytes": {kind: round(size) for kind, size in asdict(memory).items()},
         "tokens_per_batch": config.data.token_budget,
+        "pairs_per_token": pairs_per_token(config, documents),
         "flops_per_token": forward.total / documents.mean_length,
         "training_flops_per_token": training.total / documents.mean_length,
     }
