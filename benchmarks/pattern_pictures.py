@@ -1,4 +1,5 @@
-"""Draw what each preset of conf/model/pattern shows a document: docs/patterns/<preset>.png.
+"""Draw what each preset of conf/model/pattern shows a document: docs/patterns/<preset>.png, and
+those that are compared at equal pairs a token side by side: docs/patterns/equal.png.
 
     python benchmarks/pattern_pictures.py [--output docs/patterns]
 
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import torch
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
@@ -35,6 +37,8 @@ PICTURED: dict[str, tuple[int, list[tuple[int, int]]]] = {
     "growing": (16, [(0, 0), (1, 0)]),
     "shrinking": (32, [(0, 0), (1, 0)]),
 }
+# in the order of conf/sweep/patterns.yaml
+EQUAL = ("window", "window_global", "window_global_random", "dilated", "strided", "sinks", "full")
 
 
 def smaller(pattern: Pattern, factor: int) -> Pattern:
@@ -49,29 +53,53 @@ def smaller(pattern: Pattern, factor: int) -> Pattern:
 def draw(preset: str, output: Path) -> Path:
     """One panel for each layer and head that is told apart."""
     factor, panels = PICTURED[preset]
+    figure = Figure(figsize=(3.1 * len(panels), 3.5), layout="constrained")
+    for axes, (layer, head) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
+        own = draw_mask(axes, preset, factor, layer, head)
+        axes.set_title(f"layer {layer}" + (f", head {head}" if own else ""), fontsize=9)
+    return save(figure, f"{preset}, 1/{factor} as large", output / f"{preset}.png")
+
+
+def draw_equal(output: Path) -> Path:
+    """The patterns that are compared at equal pairs a token, side by side."""
+    figure = Figure(figsize=(3.1 * 4, 3.3 * 2), layout="constrained")
+    places = figure.subplots(2, 4).ravel()
+    for axes, name in zip(places, EQUAL, strict=False):
+        own = draw_mask(axes, f"equal_cls/{name}", 8, 0, 0)
+        axes.set_title(name + (", head 0" if own else ""), fontsize=9)
+    places[-1].set_visible(False)
+    return save(figure, "equal_cls, 1/8 as large", output / "equal.png")
+
+
+def draw_mask(axes: Axes, preset: str, factor: int, layer: int, head: int) -> bool:
+    """Who sees whom in one layer and head.
+
+    Returns:
+        Whether heads differ.
+    """
     (cell,) = compose_cells([f"model/pattern={preset}", "task.pooling=mean"])
     model = cell.config.model
-    figure = Figure(figsize=(3.1 * len(panels), 3.5), layout="constrained")
+    pattern = smaller(Pattern(**model.layer_patterns[layer]), factor)
+    own = next(p for heads, p in pattern.by_head(model.num_heads) if head in range(99)[heads])
+    bounds = torch.tensor([0, TOKENS])
+    is_global = own.with_edges(bounds, torch.arange(TOKENS) < int(cell.config.globals.cls))
+    seen = own.dense_mask(bounds, is_global).int()
+    by_globals = is_global[:, None] | is_global[None, :]
     colors = ListedColormap(["white", WITHIN, GLOBAL])
-    for number, (layer, head) in enumerate(panels, start=1):
-        pattern = smaller(Pattern(**model.layer_patterns[layer]), factor)
-        own = next(p for heads, p in pattern.by_head(model.num_heads) if head in range(99)[heads])
-        bounds = torch.tensor([0, TOKENS])
-        is_global = own.with_edges(bounds, torch.arange(TOKENS) < int(cell.config.globals.cls))
-        seen = own.dense_mask(bounds, is_global).int()
-        by_globals = is_global[:, None] | is_global[None, :]
-        axes = figure.add_subplot(1, len(panels), number)
-        axes.imshow((seen + by_globals.int()).numpy(), cmap=colors, vmin=0, vmax=2)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for edge in range(TOKENS + 1):
-            axes.axhline(edge - 0.5, color="#dddddd", linewidth=0.3)
-            axes.axvline(edge - 0.5, color="#dddddd", linewidth=0.3)
-        axes.set(xlabel="key", ylabel="query")
-        where = f"layer {layer}" + (f", head {head}" if own is not pattern else "")
-        axes.set_title(where, fontsize=9)
-    figure.suptitle(f"{preset}, 1/{factor} as large", fontsize=9)
-    file = output / f"{preset}.png"
+    axes.imshow((seen + by_globals.int()).numpy(), cmap=colors, vmin=0, vmax=2)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for edge in range(TOKENS + 1):
+        axes.axhline(edge - 0.5, color="#dddddd", linewidth=0.3)
+        axes.axvline(edge - 0.5, color="#dddddd", linewidth=0.3)
+    axes.set(xlabel="key", ylabel="query")
+    return own is not pattern
+
+
+def save(figure: Figure, title: str, file: Path) -> Path:
+    figure.suptitle(title, fontsize=9)
     figure.savefig(file, dpi=110)
     return file
 
@@ -84,6 +112,7 @@ def main() -> None:
     mpl.use("agg")
     for preset in PICTURED:
         print(draw(preset, output))
+    print(draw_equal(output))
 
 
 if __name__ == "__main__":

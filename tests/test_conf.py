@@ -134,7 +134,8 @@ def test_a_debugging_preset_tracks_nothing_unless_told_to(experiment):
     assert config_of(f"experiment={experiment}", "logger=wandb").logger.kind == "wandb"
 
 
-PATTERNS = sorted(file.stem for file in CONF.glob("model/pattern/*.yaml"))
+PRESETS = CONF / "model/pattern"
+PATTERNS = sorted(str(f.relative_to(PRESETS).with_suffix("")) for f in PRESETS.rglob("*.yaml"))
 # of a causal pattern, whose first token knows nothing of the others
 POOLED = "task.pooling=mean"
 
@@ -148,6 +149,13 @@ def test_every_pattern_composes_and_converts(pattern):
     assert {n: x for n, x in model.items() if n not in of_patterns} == {
         n: x for n, x in usual.items() if n not in of_patterns
     }
+
+
+def test_a_pattern_outranks_the_window_of_an_experiment():
+    data = composed("name=x", "experiment=needle_qa", "model/pattern=bigbird")
+    assert data["model"]["window"] == 1
+    again = composed("name=x", "experiment=needle_qa", "model/pattern=bigbird", "model.window=2")
+    assert again["model"]["window"] == 2
 
 
 def test_a_pattern_goes_over_a_pretrained_model():

@@ -134,6 +134,23 @@ def test_depth_is_right_within_a_sentence(addresses, needles):
                 assert before == pytest.approx(total)
 
 
+def test_its_place_does_not_tell_which_fact_is_asked_about(addresses):
+    """Who guesses one of the facts by its depth alone is right as often as who draws lots."""
+    many = from_dict(NeedleConfig, vars(SMALL) | {"lengths": (1024,), "train": (600,), "dev": (0,),
+                                                  "test": (0,), "depths": (0, 25, 50, 75, 100)})  # fmt: skip
+    asked, all_facts = Counter(), Counter()
+    for row in make_needles(addresses, many)["train"]:
+        (start,) = row["answers"]["answer_start"]
+        facts = facts_in(row["text"])
+        share = [round(20 * f.start() / (len(row["text"]) - len(f[0]))) for f in facts]
+        (which,) = [i for i, f in enumerate(facts) if f.start() <= start < f.end()]
+        asked[share[which]] += 1
+        all_facts.update(share)
+    best = max(asked[place] / all_facts[place] for place in all_facts if all_facts[place] >= 100)
+    assert best < 0.35  # of four facts; one in four on average
+    assert sum(asked.values()) == 600
+
+
 def test_a_question_shares_no_words_with_its_fact_but_the_name(needles):
     for row in all_rows(needles):
         (start,) = row["answers"]["answer_start"]

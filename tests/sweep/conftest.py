@@ -4,13 +4,14 @@ import json
 import random
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 import yaml
 
 from longspan.config import Config
-from longspan.sweep.plan import Plan
+from longspan.sweep.plan import Plan, cell_name
 from longspan.typed import from_dict, to_dict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,6 +96,26 @@ def make_sweep(tmp_path, write_sweep):
 
     def make(*shape, name="w", **more):
         return write_sweep(tmp_path / name, *shape, **more)
+
+    return make
+
+
+@pytest.fixture
+def make_pattern_sweep(tmp_path, make_cell):
+    """A sweep over patterns, whose windows say little: cells are named after the group's option."""
+
+    def make(patterns, seeds=(0, 1), layers=(2,), without=()):
+        folder, cells = tmp_path / "patterns", {}
+        for place, (pattern, number, seed) in enumerate(product(patterns, layers, seeds)):
+            values = {"model/pattern": pattern, "model.num_layers": number, "seed": seed}
+            name = cell_name({field: str(value) for field, value in values.items()})
+            cells[name] = values
+            if pattern not in without:
+                pairs = {"predicted": {"pairs_per_token": 129.0}}
+                made = make_cell(folder, 64, number, 100 * place + seed, 0.8 + place / 100, **pairs)
+                made.rename(folder / name)
+        Plan(["model/pattern", "model.num_layers", "seed"], cells).merge_into(folder)
+        return folder
 
     return make
 

@@ -17,6 +17,8 @@ from longspan.sweep.plan import Plan, as_value, cell_name, check_names, read_pla
         ({"data": "imdb", "optim.learning_rate": "1e-3"}, "data=imdb,learning_rate=1e-3"),
         ({"data.name": "a", "task.name": "b"}, "data.name=a,task.name=b"),
         ({"experiment": "sotu_era"}, "experiment=sotu_era"),
+        ({"model/pattern": "equal/window", "seed": "0"}, "pattern=equal_window,seed=0"),
+        ({"model/pattern": "a", "model.pattern": "b"}, "model_pattern=a,model.pattern=b"),
         ({"model.window": "[64,null]"}, "window=_64,null_"),
         ({"model.pretrained": "../x/$HOME"}, "pretrained=.._x_HOME"),
     ],

@@ -16,7 +16,7 @@ from longspan.errors import UserError
 from longspan.sweep.cell import record_failure
 from longspan.sweep.page import as_html
 from longspan.sweep.paths import CellPaths
-from longspan.sweep.report import FIGURES, TRANSFER, draw
+from longspan.sweep.report import OF_ALL, OF_WINDOWS, draw, figures_of
 from longspan.sweep.results import read_sweep
 from longspan.sweep.sketch import Sketch
 from longspan.sweep.table import rows_of, verdict
@@ -94,11 +94,37 @@ def test_a_sweep_of_any_shape_is_drawn(make_sweep, shape):
     results = read_sweep(make_sweep(**shape))
     rows = rows_of(results)
     sketch = Sketch.of(results, rows, "time", None)
-    for figure in [*FIGURES.values(), TRANSFER]:
+    for figure in [*OF_ALL.values(), *OF_WINDOWS.values()]:
         figure[0](Figure().subplots(), sketch)
     said = verdict(rows, "time", None, results.monitor[1])
     assert said.endswith(".")
     Page(as_html(results, rows, said, [], [], None))
+
+
+@pytest.mark.parametrize("layers", [(2,), (1, 2)])
+@pytest.mark.parametrize("without", [(), ("equal/sinks",), ("equal/window", "equal/sinks")])
+def test_a_sweep_over_a_group_has_a_line_for_each_option(make_pattern_sweep, layers, without):
+    folder = make_pattern_sweep(("equal/window", "equal/sinks"), layers=layers, without=without)
+    results = read_sweep(folder)
+    sketch = Sketch.of(results, rows_of(results), "time", None)
+    assert sketch.series == ["equal/window", "equal/sinks"]
+    assert list(figures_of(sketch)) == [
+        "quality",
+        "pareto",
+        "time",
+        "memory",
+        "by_length",
+        "curves",
+    ]
+    axes = Figure().subplots()
+    figures_of(sketch)["quality"][0](axes, sketch)
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["window", "sinks"]
+    drawn = [line for line in axes.lines if len(line.get_xdata())]
+    assert bool(drawn) == (len(without) < 2)
+
+    html = (draw(folder).results.folder / "report.html").read_text()
+    assert Page(html).sources
+    assert ("a token</small>" in html and ">129<" in html) == (len(without) < 2)
 
 
 def test_cells_without_a_result_are_listed_with_their_reasons(make_sweep):

@@ -150,4 +150,4 @@ def entry_of(value: int | tuple[Any, ...], layer: int) -> Any:
     """What a field says of one layer: a list has an entry for each, or one for all."""
     if not isinstance(value, tuple):
         return value
-    return value[layer] if len(value) > 1 else value[0]
+    return value[layer % len(value)]

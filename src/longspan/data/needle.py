@@ -2,8 +2,8 @@
 
 A document is a passage of a State of the Union address with a few facts about made-up places
 between its sentences. One of them is asked about, in other words; the others are about the same
-place or of the same kind. Lengths and depths come from a grid, of which every cell gets the same
-number of questions.
+place or of the same kind, and stand at depths of the same grid. Lengths and depths come from a grid,
+of which every cell gets the same number of questions.
 """
 
 import re
@@ -106,7 +106,8 @@ def _needle(
             "address; raise it, or lower data.needle.facts"
         )
     facts = draw_facts(split, config.facts, "".join(passage), generator)
-    text, start = _insert(passage, facts, depth, generator)
+    others = generator.choice(config.depths, size=len(facts) - 1).tolist()
+    text, start = _insert(passage, facts, [depth, *others], generator)
     return {
         "id": f"needle-{length}-{depth}-{number}",
         "question": ask(facts[0], generator),
@@ -132,18 +133,19 @@ def _passage(address: Address, room: float, generator: np.random.Generator) -> l
 
 
 def _insert(
-    passage: list[str], facts: list[Fact], depth: int, generator: np.random.Generator
+    passage: list[str], facts: list[Fact], depths: list[int], generator: np.random.Generator
 ) -> tuple[str, int]:
     """The passage with the facts between its sentences, and where the first one's answer starts.
 
-    The first fact stands at the sentence border that is nearest to the depth, others anywhere.
+    Each fact stands at the sentence border that is nearest to its depth. All depths come from the
+    same few: were the others' drawn from anywhere, the place alone would tell which fact is asked
+    about, and a model that never sees the question would answer most of them.
     """
     tokens = np.cumsum([0.0, *(num_tokens(sentence) for sentence in passage)])
-    needle_place = int(np.abs(tokens - depth / 100 * tokens[-1]).argmin())
-    others = generator.integers(len(passage) + 1, size=len(facts) - 1).tolist()
+    places = [int(np.abs(tokens - depth / 100 * tokens[-1]).argmin()) for depth in depths]
     # in front of sentence i; among those at the same place the order is drawn
     order = sorted(
-        zip([needle_place, *others], generator.permutation(len(facts)).tolist(), range(len(facts)))
+        zip(places, generator.permutation(len(facts)).tolist(), range(len(facts)), strict=True)
     )
     pieces: list[str] = []
     start = 0

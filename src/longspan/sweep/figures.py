@@ -1,4 +1,5 @@
-"""The pictures of a sweep: one color for each window, one marker for each number of layers."""
+"""The pictures of a sweep: one color for each window, or for each value of what is swept instead,
+one marker for each number of layers."""
 
 import math
 from statistics import mean
@@ -11,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter
 
 from longspan.config.sweep import Cost
-from longspan.sweep.sketch import FRONT, GREY, INK, Draw, Sketch, label, window_legend, window_text
+from longspan.sweep.sketch import FRONT, GREY, INK, Draw, Sketch, label, legend, window_text
 from longspan.sweep.table import (
     UNITS,
     Row,
@@ -25,10 +26,10 @@ from longspan.sweep.table import (
 
 def draw_heat_map(axes: Axes, sketch: Sketch) -> None:
     """Quality by window and layers, the better cells darker."""
-    values = np.full((len(sketch.layers), len(sketch.windows)), math.nan)
+    values = np.full((len(sketch.layers), len(sketch.series)), math.nan)
     notes: dict[tuple[int, int], str] = {}
     for i, layers in enumerate(sketch.layers):
-        for j, window in enumerate(sketch.windows):
+        for j, window in enumerate(sketch.series):
             there = sketch.at(window, layers)
             known = [q for row in there if (q := row.quality) is not None]
             if known:
@@ -52,7 +53,7 @@ def draw_heat_map(axes: Axes, sketch: Sketch) -> None:
         share = (values[i, j] - low + 0.25 * room) / (1.6 * room)
         dark = share > 0.6 if sketch.mode == "max" else share < 0.4
         axes.text(j, i, note, ha="center", va="center", fontsize=9, color="white" if dark else INK)
-    axes.set_xticks(range(len(sketch.windows)), [window_text(w) for w in sketch.windows])
+    axes.set_xticks(range(len(sketch.series)), [window_text(w) for w in sketch.series])
     axes.set_yticks(range(len(sketch.layers)), [label(n) for n in sketch.layers])
     axes.set(xlabel="window W (one-sided)", ylabel="layers", title=f"{sketch.metric} by W × layers")
     axes.spines[:].set_visible(False)
@@ -67,7 +68,7 @@ def draw_pareto(axes: Axes, sketch: Sketch) -> None:
             continue
         axes.errorbar(
             price.mean, value.mean, yerr=value.std, xerr=price.std,
-            fmt=sketch.marker(row.layers), color=sketch.color(row.window), markersize=7,
+            fmt=sketch.marker(row.layers), color=sketch.color(sketch.value(row)), markersize=7,
             elinewidth=0.8, alpha=0.9,
         )  # fmt: skip
     front = pareto_front(sketch.rows, sketch.kind, sketch.mode)
@@ -77,7 +78,7 @@ def draw_pareto(axes: Axes, sketch: Sketch) -> None:
     for i, (row, (x, y)) in enumerate(zip(front, places)):
         axes.plot(x, y, "o", markersize=13, markerfacecolor="none", color=FRONT)
         axes.annotate(
-            f"{window_text(row.window)}, {label(row.layers)}L", (x, y), fontsize=8, color=FRONT,
+            f"{sketch.text(sketch.value(row))}, {label(row.layers)}L", (x, y), fontsize=8, color=FRONT,
             xytext=((7, -13), (-7, 9))[i % 2], ha=("left", "right")[i % 2],
             textcoords="offset points",
         )  # fmt: skip
@@ -101,7 +102,7 @@ def draw_pareto(axes: Axes, sketch: Sketch) -> None:
         Line2D([], [], color=GREY, marker=sketch.marker(n), ls="", label=f"{label(n)} layers")
         for n in sketch.layers
     ]
-    window_legend(axes, sketch, shapes)
+    legend(axes, sketch, shapes)
 
 
 def _place(row: Row, kind: Cost) -> tuple[float, float]:
@@ -145,7 +146,7 @@ def draw_cost(kind: Cost, title: str) -> Draw:
             Line2D([], [], color=GREY, marker=sketch.marker(n), label=f"{label(n)}L  {text}")
             for n, text in said
         ]
-        finite = [w for w in sketch.windows if isinstance(w, int)]
+        finite = [w for w in sketch.series if isinstance(w, int)]
         axes.set_xticks(finite, [str(w) for w in finite], rotation=45 if len(finite) > 4 else 0)
         axes.set(xlabel="window W", ylabel=UNITS[kind], title=title)
         axes.set_ylim(0, axes.get_ylim()[1] * (1.1 + 0.11 * len(said)))
@@ -160,9 +161,9 @@ def slope_text(slope: float) -> str:
 
 
 def draw_by_length(axes: Axes, sketch: Sketch) -> None:
-    """Quality of documents of each length for each window, over all layers and seeds."""
+    """Quality of documents of each length for each color, over all layers and seeds."""
     entries = [
-        (cell.window, (entry["above"], entry["up_to"]), entry["documents"], value)
+        (sketch.value(row), (entry["above"], entry["up_to"]), entry["documents"], value)
         for row in sketch.rows
         for cell in row.finished
         for entry in cell.report.get("by_length", [])
@@ -170,17 +171,17 @@ def draw_by_length(axes: Axes, sketch: Sketch) -> None:
     ]
     documents = {span: count for _, span, count, _ in entries}
     spans = sorted(documents, key=lambda span: span[0])
-    for window in sketch.windows:
+    for one in sketch.series:
         values = [
-            [value for w, at, _, value in entries if (w, at) == (window, span)] for span in spans
+            [value for v, at, _, value in entries if (v, at) == (one, span)] for span in spans
         ]
         known = [(place, mean(found)) for place, found in enumerate(values) if found]
         if known:
-            axes.plot(*zip(*known), marker="o", markersize=4, color=sketch.color(window))
+            axes.plot(*zip(*known), marker="o", markersize=4, color=sketch.color(one))
     axes.set_xticks(range(len(spans)), [f"{_kilo(span)}\nn={documents[span]}" for span in spans])
     axes.tick_params(axis="x", labelsize=8.5)
     axes.set(xlabel="tokens of the document", ylabel=sketch.metric, title="by document length")
-    window_legend(axes, sketch)
+    legend(axes, sketch)
 
 
 def draw_curves(axes: Axes, sketch: Sketch) -> None:
@@ -198,7 +199,7 @@ def draw_curves(axes: Axes, sketch: Sketch) -> None:
             steps = sorted(by_step)
             style = styles[sketch.layers.index(row.layers) % len(styles)]
             axes.plot(
-                steps, [mean(by_step[s]) for s in steps], style, color=sketch.color(row.window),
+                steps, [mean(by_step[s]) for s in steps], style, color=sketch.color(sketch.value(row)),
                 linewidth=1.4,
             )  # fmt: skip
     handles = [
@@ -206,14 +207,14 @@ def draw_curves(axes: Axes, sketch: Sketch) -> None:
         for i, n in enumerate(sketch.layers)
     ]
     axes.set(xlabel="optimiser steps", ylabel=name, title="learning curves")
-    window_legend(axes, sketch, handles)
+    legend(axes, sketch, handles)
 
 
 def draw_transfer(axes: Axes, sketch: Sketch) -> None:
     """Models evaluated at windows that they were not trained with."""
-    widest = max([w for w in sketch.windows if isinstance(w, int)], default=1)
+    widest = max([w for w in sketch.series if isinstance(w, int)], default=1)
     places: dict[Any, float] = {}
-    for window in sketch.windows:
+    for window in sketch.series:
         values: dict[Any, list[float]] = {}
         for cell in sketch.finished(window):
             trained = number(cell.report.get("metrics", {}).get(sketch.metric))

@@ -129,6 +129,8 @@ def _columns(rows: Sequence[Row], front: Sequence[Row], chosen: Row | None) -> l
     columns.append(_statistics("time", UNITS["time"], [r.cost("time") for r in rows], 1))
     columns.append(_statistics("memory", "GiB, peak", [r.cost("memory") for r in rows], 2))
     columns.append(_statistics("FLOPs", UNITS["flops"], [r.cost("flops") for r in rows], 2))
+    pairs = [row.predicted("pairs_per_token") for row in rows]
+    columns.append(_statistics("pairs", "a token", pairs, 0))
     parameters = [row.reported("parameters") for row in rows]
     columns.append(_statistics("parameters", "", parameters, 0))
     columns.append(Column("reach", "tokens a side", [_reach(row) for row in rows]))

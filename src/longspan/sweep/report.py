@@ -6,6 +6,7 @@ from pathlib import Path
 
 from longspan.config.sweep import Cost, SweepConfig
 from longspan.durable import write_bytes
+from longspan.sweep import bars
 from longspan.sweep.figures import (
     draw_by_length,
     draw_cost,
@@ -20,17 +21,13 @@ from longspan.sweep.sketch import Draw, Sketch, as_png, as_svg
 from longspan.sweep.table import as_csv, pareto_front, rows_of, verdict, winner
 from longspan.training.run_folder import write_text
 
-FIGURES: dict[str, tuple[Draw, str, str]] = {
+Figures = dict[str, tuple[Draw, str, str]]  # what draws it, what it is, how it is read
+
+OF_WINDOWS: Figures = {
     "heat_map": (
         draw_heat_map,
         "Heat map of quality by window and layers",
         "Quality by window and number of layers; darker is better.",
-    ),
-    "pareto": (
-        draw_pareto,
-        "Scatter plot of quality against cost with the Pareto front",
-        "Nothing is both better and cheaper than the ringed points; the star is the winner. "
-        "Bars: standard deviation over seeds.",
     ),
     "time": (
         draw_cost("time", "time of a training token"),
@@ -44,9 +41,40 @@ FIGURES: dict[str, tuple[Draw, str, str]] = {
         "Of the whole process: libraries and data are the constant of the line. It is flat with the "
         "native kernel and FlexAttention, which keep nothing that grows with the window.",
     ),
+    "transfer": (
+        draw_transfer,
+        "Quality of trained models evaluated at other windows",
+        "A model trained with one window, evaluated with others (eval.py run=… model.window=…).",
+    ),
+}
+OF_OTHERS: Figures = {
+    "quality": (
+        bars.draw_quality,
+        "Quality of each value that was swept",
+        "Mean and standard deviation over seeds; small dots are runs.",
+    ),
+    "time": (
+        bars.draw_cost("time", "time of a training token"),
+        "Time of a training token for each value that was swept",
+        "On this machine and with the backend that serves it: patterns that the native kernel does "
+        "not know are computed by plain PyTorch.",
+    ),
+    "memory": (
+        bars.draw_cost("memory", "peak memory"),
+        "Peak memory for each value that was swept",
+        "Of the whole process, libraries and data among it.",
+    ),
+}
+OF_ALL: Figures = {
+    "pareto": (
+        draw_pareto,
+        "Scatter plot of quality against cost with the Pareto front",
+        "Nothing is both better and cheaper than the ringed points; the star is the winner. "
+        "Bars: standard deviation over seeds.",
+    ),
     "by_length": (
         draw_by_length,
-        "Quality by length of the document, a line for each window",
+        "Quality by length of the document, a line for each color",
         "Mean of all layers and seeds; n = documents of that length.",
     ),
     "curves": (
@@ -55,11 +83,7 @@ FIGURES: dict[str, tuple[Draw, str, str]] = {
         "Mean of the seeds at every validation.",
     ),
 }
-TRANSFER = (
-    draw_transfer,
-    "Quality of trained models evaluated at other windows",
-    "A model trained with one window, evaluated with others (eval.py run=… model.window=…).",
-)
+ORDER = ("heat_map", "quality", "pareto", "time", "memory", "by_length", "curves", "transfer")
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +136,7 @@ def draw(folder: Path, cost: Cost | None = None, ceiling: float | None = None) -
     mode = results.monitor[1]
     said = verdict(rows, kind, ceiling, mode)
     sketch = Sketch.of(results, rows, kind, ceiling)
-    chosen = FIGURES | ({"transfer": TRANSFER} if any(c.transfer for c in results.cells) else {})
+    chosen = figures_of(sketch)
     pictures = [Picture(as_svg(d, sketch), alt, caption) for d, alt, caption in chosen.values()]
     files = [folder / f"report.{kind}" for kind in ("csv", "png", "html")]
     write_text(files[0], as_csv(results))
@@ -122,3 +146,11 @@ def draw(folder: Path, cost: Cost | None = None, ceiling: float | None = None) -
     best = winner(rows, kind, ceiling, mode)
     write_text(files[2], as_html(results, rows, said, pictures, front, best))
     return Drawn(results, said, files)
+
+
+def figures_of(sketch: Sketch) -> Figures:
+    """In the order of the page."""
+    figures = OF_ALL | (OF_WINDOWS if sketch.is_of_windows else OF_OTHERS)
+    if not any(cell.transfer for row in sketch.rows for cell in row.cells):
+        figures = {name: figure for name, figure in figures.items() if name != "transfer"}
+    return {name: figures[name] for name in ORDER if name in figures}

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from longspan.config.sweep import Cost
-from longspan.sweep.results import CellResult, SweepResults
+from longspan.sweep.plan import last_part
+from longspan.sweep.results import LAYERS, SEED, WINDOW, CellResult, SweepResults
 from longspan.sweep.table import Row, shown
 from longspan.terminal import on_one_line
 
@@ -43,13 +44,17 @@ class Sketch:
 
     Attributes:
         rows: of the table.
-        windows, layers: distinct values, smallest first, full attention last.
+        field: whose values have the colors: the window, or the first swept field beside layers and
+            seed where the window is not swept.
+        series: its distinct values, numbers smallest first, full attention last.
+        layers: distinct values.
         metric, mode: what counts, and whether it is to be max or min.
         kind, ceiling: of cost.
     """
 
     rows: list[Row]
-    windows: list[Any]
+    field: str
+    series: list[Any]
     layers: list[Any]
     metric: str
     mode: str
@@ -60,25 +65,47 @@ class Sketch:
     def of(
         cls, results: SweepResults, rows: list[Row], kind: Cost, ceiling: float | None
     ) -> "Sketch":
-        windows = distinct([row.window for row in rows])
+        others = [f for f in results.plan.swept if f not in (LAYERS, SEED)]
+        field = WINDOW if WINDOW in others or not others else others[0]
+        series = [value_of(row.cells[0], field) for row in rows]
+        ordered = distinct(series) if field == WINDOW else list(dict.fromkeys(series))
         layers = distinct([row.layers for row in rows])
-        return cls(rows, windows, layers, *results.monitor, kind, ceiling)
+        return cls(rows, field, ordered, layers, *results.monitor, kind, ceiling)
 
-    def color(self, window: Any) -> Any:
-        if window is None:
+    @property
+    def is_of_windows(self) -> bool:
+        return self.field == WINDOW
+
+    @property
+    def field_name(self) -> str:
+        return last_part(self.field)
+
+    def value(self, row: Row) -> Any:
+        return value_of(row.cells[0], self.field)
+
+    def color(self, value: Any) -> Any:
+        if not self.is_of_windows:
+            return mpl.colormaps["tab10"](self.series.index(value) % 10)
+        if value is None:
             return INK
-        finite = [w for w in self.windows if w is not None]
-        place = finite.index(window) / max(1, len(finite) - 1) if window in finite else 0.5
+        finite = [w for w in self.series if w is not None]
+        place = finite.index(value) / max(1, len(finite) - 1) if value in finite else 0.5
         return mpl.colormaps["viridis"](0.85 * (1 - place))
 
     def marker(self, layers: Any) -> str:
         return MARKERS[self.layers.index(layers) % len(MARKERS)]
 
-    def finished(self, window: Any) -> list[CellResult]:
-        return [cell for row in self.rows if row.window == window for cell in row.finished]
+    def finished(self, value: Any) -> list[CellResult]:
+        return [cell for row in self.rows if self.value(row) == value for cell in row.finished]
 
-    def at(self, window: Any, layers: Any) -> list[Row]:
-        return [row for row in self.rows if (row.window, row.layers) == (window, layers)]
+    def at(self, value: Any, layers: Any) -> list[Row]:
+        return [row for row in self.rows if (self.value(row), row.layers) == (value, layers)]
+
+    def text(self, value: Any) -> str:
+        """Of a color: `64`, `full`, or the last part of a preset's name."""
+        if self.is_of_windows:
+            return window_text(value)
+        return label(value.rpartition("/")[-1] if isinstance(value, str) else value)
 
 
 Draw = Callable[[Axes, Sketch], None]
@@ -130,10 +157,19 @@ def window_text(window: Any) -> str:
     return "full" if window is None else label(window)
 
 
-def window_legend(axes: Axes, sketch: Sketch, others: Sequence[Line2D] = ()) -> None:
+def value_of(cell: CellResult, field: str) -> Any:
+    """Of a field, as something that can be told apart."""
+    if field == WINDOW:
+        return cell.window
+    value = cell.values.get(field)
+    return shown(value) if isinstance(value, list | dict) else value
+
+
+def legend(axes: Axes, sketch: Sketch, others: Sequence[Line2D] = ()) -> None:
+    before = "W=" if sketch.is_of_windows else ""
     colors = [
-        Line2D([], [], color=sketch.color(w), marker="o", ls="", label=f"W={window_text(w)}")
-        for w in sketch.windows
+        Line2D([], [], color=sketch.color(v), marker="o", ls="", label=f"{before}{sketch.text(v)}")
+        for v in sketch.series
     ]
     if axes.has_data():
         columns = 1 + (len(colors) + len(others) > 4)
