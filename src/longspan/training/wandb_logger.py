@@ -76,6 +76,11 @@ class DetachedWandbLogger(WandbLogger):
         """The `RemoteRun`; Lightning's property would import wandb."""
         return self._run
 
+    @property
+    def version(self) -> str:
+        """None: of the run's id, Lightning's progress bar would show the last four letters."""
+        return ""
+
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         values = vars(params) if isinstance(params, Namespace) else params
