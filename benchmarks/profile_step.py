@@ -12,7 +12,7 @@ and the result goes to benchmarks/results/ and docs/speed.md.
 import argparse
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -37,7 +37,7 @@ from longspan.cost.heap import keep_pages
 from longspan.forecast.steps import random_batch
 from longspan.tasks.classification import Classification
 from longspan.tasks.masked_lm import MaskedLM, Vocabulary
-from longspan.training.module import LongDocumentModule
+from longspan.training.module import LongDocumentModule, Task
 from longspan.training.optim import build_optimizer
 
 # 8 documents of 743 tokens in the mean, the longest of 4,096
@@ -138,15 +138,20 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
 class Step:
     """A training step, repeated on one batch."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(
+        self, config: Config, task: Task, lengths: Sequence[int], autocast: torch.dtype | None
+    ) -> None:
         keep_pages()
         torch.manual_seed(0)
-        config, task = configure(case)
-        documents = Documents(case.lengths, [np.arange(1)] * len(case.lengths))
+        documents = Documents(lengths, [np.arange(1)] * len(lengths))
         self.batch, self.task = random_batch(config, task, documents), task
         self.module = LongDocumentModule(config, task).train()
-        self.optimizer = build_optimizer(self.module, case.layers, config.optim)
-        self.autocast = DTYPES[case.dtype]
+        self.optimizer = build_optimizer(self.module, config.model.num_layers, config.optim)
+        self.autocast = autocast
+
+    @classmethod
+    def of(cls, case: Case) -> "Step":
+        return cls(*configure(case), case.lengths, DTYPES[case.dtype])
 
     def run(self, phase: Callable[[str], Any] = lambda name: None) -> None:
         """One step; `phase` is told what begins."""
@@ -228,7 +233,7 @@ def is_cast(name: str, args: tuple[Any, ...], result: Any) -> bool:
 def measure(case: Case) -> dict[str, Any]:
     """Processor seconds of a step, as a whole and by kind, and the memory that it takes."""
     before = resident_bytes()
-    step = Step(case)
+    step = Step.of(case)
     step.run()
     whole, peaks = [], []
     for _ in range(case.steps):

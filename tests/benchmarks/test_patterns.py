@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -55,27 +56,25 @@ def test_the_compared_patterns_are_those_that_are_drawn(sweep: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[patterns.Row]:
-    return json.loads(patterns.RESULT.read_text())["runs"]
+def result() -> dict[str, Any]:
+    return json.loads(patterns.RESULT.read_text())
 
 
-def test_the_page_shows_what_was_measured(rows: list[patterns.Row]) -> None:
+def test_the_page_shows_what_was_measured(result: dict[str, Any]) -> None:
     page = patterns.PAGE.read_text()
-    assert patterns.with_table(page, "patterns", patterns.as_markdown(rows)) == page
-    found = {(row["sweep"], row["pattern"]) for row in rows}
-    assert found == {
-        (name, pattern) for name in patterns.SWEEPS for pattern in pattern_pictures.EQUAL
-    }
-    for row in rows:
-        assert {"date", "processor", "torch"} <= row["measured"].keys()
+    assert patterns.with_table(page, "patterns", patterns.as_markdown(result)) == page
+    found = {(row["sweep"], row["pattern"]) for row in result["runs"]}
+    assert found == {(n, pattern) for n in patterns.SWEEPS for pattern in pattern_pictures.EQUAL}
+    for measured in (result["steps"], *result["runs"]):
+        assert {"date", "processor", "torch"} <= measured["measured"].keys()
 
 
 @pytest.mark.parametrize("sweep", patterns.SWEEPS)
-def test_reports_of_the_sweeps_lie_beside_the_result(rows: list[patterns.Row], sweep: str) -> None:
+def test_reports_of_the_sweeps_lie_beside_the_result(result: dict[str, Any], sweep: str) -> None:
     folder = patterns.RESULT.with_suffix("") / sweep
     cells = pd.read_csv(folder / "report.csv", keep_default_na=False)
     assert set(cells["status"]) == {"finished"}
-    assert len(cells) == len([row for row in rows if row["sweep"] == sweep])
+    assert len(cells) == len([row for row in result["runs"] if row["sweep"] == sweep])
     html = (folder / "report.html").read_text()
     assert "https://" not in html
     assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
@@ -90,11 +89,16 @@ def test_every_pattern_trains_and_is_told(
     few += [f"trainer.limit_{split}_batches=1" for split in ("train", "val", "test")]
     output = tmp_path / "patterns.json"
     command = ["", "--only", sweep, "--sweeps-dir", str(tmp_path / "sweeps")]
-    command += ["--output", str(output), "--overrides", *few]
+    command += ["--output", str(output), "--steps", "1", "--overrides", *few]
     monkeypatch.setattr(sys, "argv", command)
     patterns.main()
-    found = json.loads(output.read_text())["runs"]
+    told = json.loads(output.read_text())
+    found = told["runs"]
     assert [row["pattern"] for row in found] == list(pattern_pictures.EQUAL)
     pairs = {row["pattern"]: row["pairs_per_token"] for row in found}
     assert pairs["full"] > max(count for name, count in pairs.items() if name != "full")
     assert (tmp_path / "patterns" / sweep / "report.html").is_file()
+    times = told["steps"]["microseconds_per_token"]
+    assert list(times) == list(pattern_pictures.EQUAL)
+    assert min(times.values()) > 0
+    assert len(patterns.as_markdown(told).splitlines()) == 2 + len(times)

@@ -107,14 +107,15 @@ def make_pattern_sweep(tmp_path, make_cell):
     def make(patterns, seeds=(0, 1), layers=(2,), without=()):
         folder, cells = tmp_path / "patterns", {}
         for place, (pattern, number, seed) in enumerate(product(patterns, layers, seeds)):
-            values = {"model/pattern": pattern, "model.num_layers": number, "seed": seed}
+            depth = {"model.num_layers": number} if len(layers) > 1 else {}
+            values = {"model/pattern": pattern} | depth | {"seed": seed}
             name = cell_name({field: str(value) for field, value in values.items()})
             cells[name] = values
             if pattern not in without:
                 pairs = {"predicted": {"pairs_per_token": 129.0}}
                 made = make_cell(folder, 64, number, 100 * place + seed, 0.8 + place / 100, **pairs)
                 made.rename(folder / name)
-        Plan(["model/pattern", "model.num_layers", "seed"], cells).merge_into(folder)
+        Plan(list(values), cells).merge_into(folder)
         return folder
 
     return make

@@ -119,6 +119,7 @@ def test_a_sweep_over_a_group_has_a_line_for_each_option(make_pattern_sweep, lay
     axes = Figure().subplots()
     figures_of(sketch)["quality"][0](axes, sketch)
     assert [text.get_text() for text in axes.get_yticklabels()] == ["window", "sinks"]
+    assert sketch.layers == (list(layers) if len(without) < 2 or len(layers) > 1 else [None])
     drawn = [line for line in axes.lines if len(line.get_xdata())]
     assert bool(drawn) == (len(without) < 2)
 

@@ -27,7 +27,7 @@ def draw_quality(axes: Axes, sketch: Sketch) -> None:
         runs = [value for value in known if value is not None]
         axes.plot(runs, [place] * len(runs), "o", color=color, markersize=3.5, alpha=0.5)
         axes.errorbar(
-            found.mean, place, xerr=found.std, fmt=sketch.marker(row.layers), color=color,
+            found.mean, place, xerr=found.std, fmt=sketch.marker(sketch.layers_of(row)), color=color,
             markersize=7, elinewidth=1.2,
         )  # fmt: skip
         axes.annotate(
@@ -66,7 +66,7 @@ def _places(axes: Axes, sketch: Sketch) -> Iterator[tuple[float, Row]]:
     axes.tick_params(axis="y", length=0)
     step = SHARE / len(sketch.layers)
     for row in sketch.rows:
-        middle = sketch.layers.index(row.layers) - (len(sketch.layers) - 1) / 2
+        middle = sketch.layers.index(sketch.layers_of(row)) - (len(sketch.layers) - 1) / 2
         yield sketch.series.index(sketch.value(row)) + step * middle, row
     if len(sketch.layers) > 1:
         markers = [(sketch.marker(n), f"{label(n)} layers") for n in sketch.layers]

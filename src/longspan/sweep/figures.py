@@ -68,7 +68,7 @@ def draw_pareto(axes: Axes, sketch: Sketch) -> None:
             continue
         axes.errorbar(
             price.mean, value.mean, yerr=value.std, xerr=price.std,
-            fmt=sketch.marker(row.layers), color=sketch.color(sketch.value(row)), markersize=7,
+            fmt=sketch.marker(sketch.layers_of(row)), color=sketch.color(sketch.value(row)), markersize=7,
             elinewidth=0.8, alpha=0.9,
         )  # fmt: skip
     front = pareto_front(sketch.rows, sketch.kind, sketch.mode)
@@ -78,7 +78,7 @@ def draw_pareto(axes: Axes, sketch: Sketch) -> None:
     for i, (row, (x, y)) in enumerate(zip(front, places)):
         axes.plot(x, y, "o", markersize=13, markerfacecolor="none", color=FRONT)
         axes.annotate(
-            f"{sketch.text(sketch.value(row))}, {label(row.layers)}L", (x, y), fontsize=8, color=FRONT,
+            f"{sketch.text(sketch.value(row))}, {label(sketch.layers_of(row))}L", (x, y), fontsize=8, color=FRONT,
             xytext=((7, -13), (-7, 9))[i % 2], ha=("left", "right")[i % 2],
             textcoords="offset points",
         )  # fmt: skip
@@ -124,7 +124,7 @@ def draw_cost(kind: Cost, title: str) -> Draw:
             found = [
                 (cell.window, price)
                 for row in sketch.rows
-                if row.layers == layers
+                if sketch.layers_of(row) == layers
                 for cell in row.finished
                 if (price := cost(cell, kind)) is not None
             ]
@@ -197,7 +197,7 @@ def draw_curves(axes: Axes, sketch: Sketch) -> None:
                     by_step.setdefault(record["step"] + 1, []).append(value)
         if by_step:
             steps = sorted(by_step)
-            style = styles[sketch.layers.index(row.layers) % len(styles)]
+            style = styles[sketch.layers.index(sketch.layers_of(row)) % len(styles)]
             axes.plot(
                 steps, [mean(by_step[s]) for s in steps], style, color=sketch.color(sketch.value(row)),
                 linewidth=1.4,

@@ -69,7 +69,9 @@ class Sketch:
         field = WINDOW if WINDOW in others or not others else others[0]
         series = [value_of(row.cells[0], field) for row in rows]
         ordered = distinct(series) if field == WINDOW else list(dict.fromkeys(series))
-        layers = distinct([row.layers for row in rows])
+        layers = distinct([row.layers for row in rows if row.layers is not None])
+        if len(layers) != 1:
+            layers = distinct([row.layers for row in rows])
         return cls(rows, field, ordered, layers, *results.monitor, kind, ceiling)
 
     @property
@@ -82,6 +84,10 @@ class Sketch:
 
     def value(self, row: Row) -> Any:
         return value_of(row.cells[0], self.field)
+
+    def layers_of(self, row: Row) -> Any:
+        """A row that has not begun has those of all others, where they are not swept."""
+        return self.layers[0] if len(self.layers) == 1 else row.layers
 
     def color(self, value: Any) -> Any:
         if not self.is_of_windows:
@@ -99,7 +105,7 @@ class Sketch:
         return [cell for row in self.rows if self.value(row) == value for cell in row.finished]
 
     def at(self, value: Any, layers: Any) -> list[Row]:
-        return [row for row in self.rows if (self.value(row), row.layers) == (value, layers)]
+        return [r for r in self.rows if (self.value(r), self.layers_of(r)) == (value, layers)]
 
     def text(self, value: Any) -> str:
         """Of a color: `64`, `full`, or the last part of a preset's name."""
