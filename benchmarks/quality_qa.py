@@ -101,7 +101,7 @@ DATA_SETS = {
         {"train": 400, "dev": 8, "test": 20},
         lambda question: bool(question["answers"]),
         (256, 64),
-        [*layers_and_steps(6, 120), "task.null_threshold=null"],
+        [*layers_and_steps(6, 80), "task.null_threshold=null"],
         from_needles=True,
     ),
 }

@@ -76,7 +76,7 @@ def test_the_page_shows_what_was_measured() -> None:
     page = quality_qa.PAGE.read_text()
     table = quality_qa.as_markdown(result["runs"])
     assert quality_qa.with_table(page, "quality_qa", table) == page
-    assert {row["data"] for row in result["runs"]} <= set(quality_qa.DATA_SETS)
+    assert {row["data"] for row in result["runs"]} == set(quality_qa.DATA_SETS)
     for row in result["runs"]:
         assert row["settings"][: len(quality_qa.SETTINGS)] == quality_qa.SETTINGS
         assert {"date", "processor", "torch"} <= row["measured"].keys()
