@@ -59,6 +59,37 @@ def test_the_defaults_are_a_valid_run():
             {"model": {"pattern": {"window_growth": 0.0}}},
             ["model.pattern.window_growth=0.0", "above 0"],
         ),
+        (
+            {"model": {"window": 0, "pattern": {"dilation": 2}}},
+            ["model.pattern.dilation=2 of layer 0", "model.window is 0", "no gaps"],
+        ),
+        (
+            {"model": {"window": None, "pattern": {"sinks": 4}}},
+            ["model.pattern.sinks=4", "no effect", "model.window=null"],
+        ),
+        (
+            {"model": {"full_attention_every": 1, "pattern": {"stride": [2, 4]}}},
+            ["model.pattern.stride=[2, 4]", "no effect"],
+        ),
+        (
+            {"model": {"window": None, "pattern": {"window_growth": 2.0}}},
+            ["model.pattern.window_growth=2.0", "no effect"],
+        ),
+        (
+            {"model": {"pattern": {"window_growth": 1e308}}},
+            ["model.pattern.window_growth=1e+308", "larger than any document", "model.window=64"],
+        ),
+        (
+            {"model": {"num_layers": 3000, "pattern": {"window_growth": 1.5}}},
+            ["model.pattern.window_growth=1.5", "larger than any document"],
+        ),
+        ({"model": {"window": 2**30 + 1}}, ["model.window=1073741825", "1073741824 or less"]),
+        (
+            {"model": {"pattern": {"dilation": [[2**30 + 1, 1]]}}},
+            ["model.pattern.dilation=1073741825", "or less"],
+        ),
+        ({"model": {"pattern": {"sinks": 2**31}}}, ["model.pattern.sinks", "or less"]),
+        ({"model": {"pattern": {"stride": 2**31}}}, ["model.pattern.stride", "or less"]),
         ({"model": {"pattern": {"causal": True}}}, ["model.pattern.causal=true", "globals=none"]),
         (
             {"model": {"window": None, "pattern": {"dilation": 2}}},

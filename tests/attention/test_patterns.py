@@ -14,7 +14,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longspan.attention import AttentionPlan, Pattern, attend, auto_backend, native, refusal
+from longspan.attention import (
+    AttentionPlan,
+    Pattern,
+    attend,
+    auto_backend,
+    block_lists,
+    native,
+    refusal,
+)
 from longspan.attention.contradictions import contradictions
 from longspan.attention.key_tables import Layout
 from longspan.attention.sparse_blocks import BLOCK
@@ -155,7 +163,7 @@ SOURCES = {
         Pattern(0, causal=True, block=L, summaries=2),
         lambda i: {j for j in range(i + 1) if j // L == i // L or j % L in range(L - 2, L)},
     ),
-    # BigBird, appendix D: global first and last block, a window of three blocks
+    # BigBird, appendix D: a window of three blocks, the first global, in the code the last too
     "bigbird without random blocks": (
         Pattern(1, block=L, global_edges=1),
         lambda i: {
@@ -262,19 +270,78 @@ def assert_as_reference(plan, backend, dtype=torch.float64, **arguments):
     )  # fmt: skip
 
 
+def masked_attention(plan, heads):
+    """As `results`, by PyTorch's own attention under the masks of the loops."""
+    inputs = [x.requires_grad_() for x in qkv(plan, *heads)]
+    mask = torch.stack([looped_mask(plan, head, heads[0]) for head in range(heads[0])])
+    out = F.scaled_dot_product_attention(
+        *(x.transpose(0, 1) for x in inputs), attn_mask=mask, enable_gqa=True
+    ).transpose(0, 1)
+    probe = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
+    return [out.detach(), *torch.autograd.grad(out, inputs, probe)]
+
+
 def test_reference_is_masked_attention():
     for plan in plans_of(PATTERNS[::7]):
-        q, k, v = qkv(plan, 1, 1)
-        expected = F.scaled_dot_product_attention(
-            *(x.transpose(0, 1) for x in (q, k, v)), attn_mask=looped_mask(plan)
-        )
-        out = attend(q, k, v, plan, backend="reference")
-        torch.testing.assert_close(out, expected.transpose(0, 1))
+        expected = masked_attention(plan, (1, 1))
+        torch.testing.assert_close(results(plan, "reference"), expected)
+
+
+OF_HEADS = [
+    Pattern(2, dilation=(3, 1, 1), sinks=1),
+    Pattern(1, causal=True, dilation=(2, 1, 4), sinks=2),
+    Pattern(1, random_blocks=2, random_seed=(3, 1)),
+    Pattern(0, block=2, random_blocks=1, random_seed=(3, 2), global_edges=1),
+    Pattern(0, block=8, random_blocks=1, random_seed=(3, 3), sinks=1),
+    Pattern(1, causal=True, block=8, random_blocks=1, random_seed=(3, 4), summaries=2),
+    Pattern(0, block=8, random_blocks=2, random_table=(((0, 3), (3, 3), (1, 2), (0, 0)),) * 6),
+]
+
+
+@pytest.mark.parametrize("pattern", OF_HEADS, ids=str)
+def test_each_head_has_its_own_mask(pattern):
+    """What parts heads and puts them together again, all backends share: it is no oracle's."""
+    plan = make_plan(pattern, [30, 1, 17], () if pattern.causal else (3, 31))
+    masks = [looped_mask(plan, head, 6) for head in range(6)]
+    assert any(not mask.equal(masks[0]) for mask in masks) == (pattern.random_table is None)
+    for heads in ((6, 6), (6, 3), (6, 1)):
+        expected = masked_attention(plan, heads)
+        for backend in ("reference", "blocked"):
+            torch.testing.assert_close(results(plan, backend, heads=heads), expected)
+        if pattern.random_blocks == 0 and native.unavailable() is None:
+            ours = results(plan, "native", torch.float32, heads=heads)
+            ours = [x.double() for x in ours]
+            torch.testing.assert_close(ours, expected, atol=2e-5, rtol=2e-5)
 
 
 def test_blocked_serves_every_combination():
     for plan in plans_of(PATTERNS):
         assert_as_reference(plan, "blocked")
+
+
+def test_blocks_that_are_read_whole_serve_every_combination(monkeypatch):
+    """Smaller ones than `blocked` reads so, for which the loops and the oracle are small enough."""
+    monkeypatch.setattr(block_lists, "SMALLEST_BLOCK", 2)
+    patterns = [p for p in OF_BLOCKS if block_lists.serves(p)]
+    assert len(patterns) > 70
+    for plan in plans_of(patterns):
+        assert_as_reference(plan, "blocked")
+
+
+@pytest.mark.parametrize("backend", ["reference", "blocked"])
+@pytest.mark.parametrize(
+    "pattern",
+    [Pattern(4), Pattern(4, stride=7), Pattern(1, block=8, random_blocks=1, random_seed=(1, 0))],
+    ids=str,
+)
+def test_autocast_does_not_round_scores(pattern, backend):
+    plan = make_plan(pattern, [40, 9], (0,))
+    q, k, v = (x * 5 for x in qkv(plan, 2, 2, torch.bfloat16))
+    expected = attend(q, k, v, plan, backend=backend)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = attend(q.float(), k.float(), v.float(), plan, backend=backend)
+    assert out.dtype == torch.bfloat16
+    assert out.equal(expected)
 
 
 @pytest.mark.parametrize("block_size", [1, 2, 3])
@@ -340,6 +407,9 @@ def test_work_follows_the_pairs_and_not_the_length():
         ]
         assert computed[1] <= 2.2 * computed[0], pattern
         assert computed[1] <= 6 * make_plan(pattern, [4096]).num_pairs
+    # whole blocks: no more than those that are seen, and one of what all see
+    lists = make_plan(Pattern(1, block=64, random_blocks=3), [4096], (0,)).block_lists(2)
+    assert lists.chosen.shape == (2, 64, 3 + 3 + 1)
     # keys a token grow with n / l here, so that work is O(n * n / l)
     plan = make_plan(Pattern(64, stride=64, causal=True), [4096])
     assert sum(table.mask.numel() for table in plan.key_tables) <= 6 * plan.num_pairs
@@ -419,6 +489,37 @@ def test_native_serves_long_documents_and_groups_of_heads(data):
     plan = make_plan(pattern, lengths, sorted(chosen)[:5])
     separate = data.draw(st.booleans(), label="separate")
     assert_as_reference(plan, "native", torch.float32, heads=heads, separate=separate)
+
+
+HUGE = 2**30  # what a configuration allows
+BEYOND = [
+    Pattern(HUGE, dilation=4, sinks=2),
+    Pattern(100, dilation=2**26, sinks=1),
+    Pattern(HUGE, causal=True, sinks=HUGE),
+    Pattern(3, stride=HUGE, random_blocks=4096),
+    Pattern(0, block=HUGE, global_edges=HUGE, random_blocks=9),
+    Pattern(1, block=8, random_blocks=4096, summaries=7),
+]
+
+
+@pytest.mark.parametrize("pattern", BEYOND, ids=str)
+def test_numbers_beyond_any_document(pattern):
+    """No table is as large as they are, and no sum of them leaves its integers."""
+    lengths, chosen = [26, 3], () if pattern.causal else (4,)
+    plan = make_plan(pattern, lengths, chosen)
+    said = {name: x for name, x in vars(pattern).items() if x in (HUGE, 2**26, 4096)}
+    same = make_plan(replace(pattern, **dict.fromkeys(said, 80)), lengths, chosen)
+    expected = masked_attention(same, (1, 1))
+    torch.testing.assert_close(results(plan, "blocked"), expected)
+    if pattern.is_windowed and native.unavailable() is None:
+        ours = [x.double() for x in results(plan, "native", torch.float32)]
+        torch.testing.assert_close(ours, expected, atol=2e-5, rtol=2e-5)
+    ((_, own),) = plan.by_head(1)
+    table, _ = own.token_tables
+    token = torch.arange(len(table))
+    pairs = rule(table, own.pattern)(token[:, None], token[None])
+    local = (~own.global_mask).nonzero().squeeze(1)
+    assert pairs[local, : plan.num_tokens].equal(looped_mask(same)[local])
 
 
 @pytest.mark.usefixtures("has_native")

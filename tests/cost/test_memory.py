@@ -9,7 +9,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
 from longspan.attention import Pattern, blocked, native
-from longspan.config import Config, MaskedLMConfig
+from longspan.config import Config, MaskedLMConfig, PatternConfig
 from longspan.cost.attention_memory import AttentionMemory
 from longspan.cost.memory import TrainingMemory, block_matrices
 from longspan.forecast.steps import random_batch
@@ -31,6 +31,13 @@ SHAPES = [
     {"global_projections": "separate"},
     {"global_projections": "separate", "window": None, "num_kv_heads": 2},
     {"gradient_checkpointing": True, "num_layers": 4},
+]
+PATTERNS = [  # none of which `native` serves
+    {"window": 1, "pattern": PatternConfig(block=16, random_blocks=2)},
+    {"window": 0, "pattern": PatternConfig(block=32, summaries=4)},
+    {"window": 1, "pattern": PatternConfig(block=16, global_edges=1, random_blocks=1)},
+    {"window": 8, "pattern": PatternConfig(stride=32)},
+    {"window": 8, "pattern": PatternConfig(random_blocks=4)},
 ]
 AUTOCAST = [pytest.param(None, id="float32"), pytest.param(torch.bfloat16, id="bf16")]
 
@@ -101,6 +108,19 @@ def test_what_backward_needs_is_what_autograd_saves(
     # what a head of a few numbers a document saves is not counted
     expected = memory.activations + memory.attention + memory.weights
     assert saved_bytes(module, forward) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("num_globals", "autocast"), [(0, None), (1, torch.bfloat16)], ids=["float32", "bf16"]
+)
+@pytest.mark.parametrize("shape", PATTERNS, ids=lambda shape: shape["pattern"].said())
+def test_patterns_save_what_is_expected_of_them(
+    shape, num_globals, autocast, make_small, make_step
+):
+    config = make_small(**shape)
+    module, forward, memory = make_step(config, autocast, num_globals)
+    expected = memory.activations + memory.attention + memory.weights
+    assert saved_bytes(module, forward) == pytest.approx(expected, rel=0.15)
 
 
 @pytest.mark.parametrize("autocast", AUTOCAST)

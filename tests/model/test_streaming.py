@@ -143,6 +143,12 @@ def test_patterns_that_do_not_forget_are_refused_before_anything_is_read(
         make_encoder(**changes).stream([])
 
 
+def test_an_encoder_in_training_is_refused(make_encoder):
+    encoder = make_encoder(pattern=PatternConfig(causal=True)).train()
+    with pytest.raises(UserError, match=r"call eval\(\)"):
+        encoder.stream([])
+
+
 def test_learned_positions_end(make_encoder):
     encoder = make_encoder(
         positions="learned", max_positions=10, pattern=PatternConfig(causal=True)

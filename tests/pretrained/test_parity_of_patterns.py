@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from transformers import BigBirdConfig, MinistralConfig, MistralConfig
+from transformers import (
+    BigBirdConfig,
+    LongformerConfig,
+    MinistralConfig,
+    MistralConfig,
+    MixtralConfig,
+)
 
 from longspan.batch import Feature, PackedBatch, pack
 from longspan.config import ModelConfig
@@ -27,8 +33,10 @@ DECODERS = {
         "rope_type": "default", "rope_theta": 500.0}),
     "only-itself": MistralConfig(**{**GROUPED, "sliding_window": 1}),
     "all-before": MistralConfig(**{**GROUPED, "sliding_window": None}),
-    "alternating": MinistralConfig(**GROUPED, head_dim=8, layer_types=[
+    "every-third-full": MinistralConfig(**GROUPED, head_dim=8, layer_types=[
         "full_attention", "sliding_attention", "sliding_attention"]),
+    "in-turns": MinistralConfig(**GROUPED, head_dim=8, layer_types=[
+        "sliding_attention", "full_attention", "sliding_attention"]),
 }  # fmt: skip
 BLOCK, RANDOM = 4, 2  # theirs is full below 5 + 2 * RANDOM blocks
 
@@ -124,6 +132,71 @@ def test_their_window_counts_the_token_itself(tmp_path: Path) -> None:
     assert fields["pattern"] == {"causal": True}
     assert fields["num_kv_heads"] == 2
     assert complete_model({"pretrained": str(tmp_path), "window": 3})["window"] == (3, 3, 3)
+
+
+def test_layers_that_alternate_cannot_be_streamed(tmp_path: Path) -> None:
+    saved(DECODERS["in-turns"], tmp_path)
+    encoder = loaded(tmp_path)
+    assert encoder.config.windows == (7, None, 7)
+    with pytest.raises(UserError, match=r"model\.window=null"):
+        encoder.stream([])
+
+
+def test_experts_are_refused_by_name(tmp_path: Path) -> None:
+    saved(MixtralConfig(**GROUPED, num_local_experts=2), tmp_path)
+    with pytest.raises(UserError, match="is a mixtral model, which is not supported; supported"):
+        complete_model({"pretrained": str(tmp_path)})
+
+
+def longformer(**changes: object) -> LongformerConfig:
+    return LongformerConfig(**SHAPE, attention_window=4, max_position_embeddings=66, **changes)
+
+
+@pytest.mark.parametrize("backend", ["auto", "blocked"])
+@pytest.mark.parametrize("dilation", [2, 3])
+def test_dilation_is_their_window_over_every_so_many_tokens(
+    dilation: int, backend: str, tmp_path: Path
+) -> None:
+    """Theirs has none; but tokens that are a step apart see each other as a document would."""
+    theirs = saved(longformer(), tmp_path)
+    length = 31
+    input_ids = documents(length).input_ids
+    expected = torch.empty(length, SHAPE["hidden_size"])
+    for residue in range(dilation):
+        places = torch.arange(residue, length, dilation)
+        states = theirs(input_ids=input_ids[places][None], position_ids=places[None] + 2)
+        expected = expected.index_copy(0, places, states.last_hidden_state[0])
+    pattern = {"dilation": dilation}
+    encoder = loaded(tmp_path, pattern=pattern, attention_backend=backend)
+    hidden = encoder(documents(length))
+    assert (hidden - expected).abs().max() <= TOLERANCE
+
+    probe = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(0))
+    (expected * probe).sum().backward()
+    (hidden * probe).sum().backward()
+    layer = "encoder.layer"
+    names = {
+        "layers.0.attention.out.weight": f"{layer}.0.attention.output.dense.weight",
+        "layers.1.mlp.up.bias": f"{layer}.1.intermediate.dense.bias",
+        "layers.2.attention_norm.weight": f"{layer}.2.attention.output.LayerNorm.weight",
+        "embedding_norm.bias": "embeddings.LayerNorm.bias",
+    }
+    check_gradients(encoder, theirs, names.get)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"attention_dilation": [1, 1, 2]}, {"autoregressive": True}], ids=str
+)
+def test_what_their_class_passes_over_is_refused(changes: dict, tmp_path: Path) -> None:
+    """The repository's own configurations say it; `transformers` computes plain windows."""
+    saved(longformer(**changes), tmp_path)
+    with pytest.raises(UserError, match=next(iter(changes))):
+        complete_model({"pretrained": str(tmp_path)})
+
+
+def test_a_dilation_of_one_is_none(tmp_path: Path) -> None:
+    saved(longformer(attention_dilation=[1, 1, 1], autoregressive=False), tmp_path)
+    assert complete_model({"pretrained": str(tmp_path)})["window"] == (2, 2, 2)
 
 
 def test_other_rotary_positions_are_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from longspan.attention import blocked, flex, native, reference
+from longspan.attention import block_lists, blocked, flex, native, reference
 from longspan.attention.pattern import Pattern
 from longspan.attention.plan import AttentionPlan
 
@@ -59,7 +59,8 @@ def attend(
     tensors = (q_THE, k_TKE, v_TKE, *(global_qkv or ()))
     chosen = _choose(backend, tensors, plan, dropout_p)
     factor = q_THE.shape[-1] ** -0.5 if scale is None else scale
-    if plan.pattern.differs_by_head:
+    at_once = chosen == "blocked" and block_lists.serves(plan.pattern)
+    if plan.pattern.differs_by_head and not at_once:
         return _head_by_head(chosen, tensors, plan, dropout_p, factor)
     return _serve(chosen, q_THE, k_TKE, v_TKE, plan, global_qkv, dropout_p, factor)
 
@@ -100,12 +101,14 @@ def _serve(
     """By the chosen backend, of a pattern that is the same for all heads."""
     if chosen == "native":
         return native.attention(q_THE, k_TKE, v_TKE, global_qkv, plan, factor)
+    given = (q_THE, k_TKE, v_TKE, *(global_qkv or ()))
+    q, k, v, *rest = (x.to(native.dtype_of(q_THE)) for x in given)
+    of_globals = (rest[0], rest[1], rest[2]) if rest else None
     if chosen == "flex":
-        given = (q_THE, k_TKE, v_TKE, *(global_qkv or ()))
-        q, k, v, *of_globals = (x.to(native.dtype_of(q_THE)) for x in given)
-        return flex.attention(q, k, v, of_globals or None, plan, factor)
+        return flex.attention(q, k, v, of_globals, plan, factor)
     serve = _IN_TWO_PARTS[chosen]
-    return _in_two_parts(serve, q_THE, k_TKE, v_TKE, plan, global_qkv, dropout_p, factor)
+    with native.without_autocast(q):
+        return _in_two_parts(serve, q, k, v, plan, of_globals, dropout_p, factor)
 
 
 def _in_two_parts(

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from longspan.attention import block_lists
+from longspan.attention.block_lists import BlockLists
 from longspan.attention.key_tables import KeyTable
 from longspan.attention.plan import AttentionPlan
 
@@ -23,6 +25,9 @@ def local_attention(
             q_THE.split(plan.lengths), k_THE.split(plan.lengths), v_THE.split(plan.lengths)
         )
         return torch.cat([_attention(q, k, v, dropout_p, scale) for q, k, v in documents])
+    if block_lists.serves(plan.pattern):
+        lists = plan.block_lists(q_THE.shape[1])
+        return _by_blocks(q_THE, k_THE, v_THE, lists, dropout_p, scale)
     if not plan.pattern.is_plain:
         return _by_tables(q_THE, k_THE, v_THE, plan.key_tables, dropout_p, scale)
     table = plan.block_table
@@ -50,6 +55,39 @@ def global_rows(
         q_GHE.split(plan.num_globals), k_THE.split(plan.lengths), v_THE.split(plan.lengths)
     )
     return torch.cat([_attention(q, k, v, dropout_p, scale) for q, k, v in documents if len(q)])
+
+
+def _by_blocks(
+    q_THE: Tensor, k_THE: Tensor, v_THE: Tensor, lists: BlockLists, dropout_p: float, scale: float
+) -> Tensor:
+    """Every block of queries over the blocks of keys that its head chose. (T, H, E)."""
+    num_heads, (num_chosen, size) = q_THE.shape[1], (lists.chosen.shape[2], lists.tokens.shape[1])
+    # in blocks so small PyTorch's own attention is several times slower in bfloat16 on a CPU
+    is_slow = q_THE.device.type == "cpu" and q_THE.dtype == torch.bfloat16
+    dtype = torch.float32 if is_slow else q_THE.dtype
+    num_queries, num_blocks = lists.chosen.shape[1], len(lists.tokens)
+    q_HNBE = _in_blocks(q_THE.to(dtype), lists.tokens[:num_queries])
+    of_head = torch.arange(num_heads, device=q_THE.device)[:, None, None] * num_blocks
+    index = (lists.chosen + of_head).flatten()
+    keys, values = (
+        _in_blocks(x.to(dtype), lists.tokens)  # (H, M, B, E)
+        .flatten(2)
+        .flatten(0, 1)
+        .index_select(0, index)
+        .view(num_heads, num_queries, num_chosen * size, -1)
+        for x in (k_THE, v_THE)
+    )
+    out_HNBE = F.scaled_dot_product_attention(
+        q_HNBE, keys, values, attn_mask=lists.mask, dropout_p=dropout_p, scale=scale
+    )
+    out = out_HNBE.flatten(1, 2).transpose(0, 1).index_select(0, lists.place)
+    return out.to(q_THE.dtype)
+
+
+def _in_blocks(x_THE: Tensor, tokens_MB: Tensor) -> Tensor:
+    """(T, H, E) to (H, M, B, E), contiguous."""
+    x = x_THE.index_select(0, tokens_MB.flatten()).transpose(0, 1).contiguous()
+    return x.unflatten(1, tokens_MB.shape)
 
 
 def _by_tables(

@@ -33,7 +33,9 @@ class KernelRows:
             self.cu_seqlens = layout.cu_seqlens
             self.shared_index = layout.shared.nonzero().squeeze(1)
         else:
-            self._part_residues(self.pattern.dilation)
+            # in larger steps, too, a token of the longest document sees itself and no other
+            longest = int(layout.cu_seqlens.diff().max())
+            self._part_residues(min(self.pattern.dilation, longest))
 
     @staticmethod
     def serve(pattern: Pattern) -> bool:

@@ -4,6 +4,7 @@ What it computes and how it divides the work is said in `csrc/`; here it is made
 """
 
 import functools
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -92,6 +93,14 @@ def dtype_of(x: Tensor) -> torch.dtype:
     if has_autocast and torch.is_autocast_enabled(kind) and x.is_floating_point():
         return torch.get_autocast_dtype(kind)
     return x.dtype
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Where products of float32 are float32: autocast would round scores before the softmax."""
+    kind = x.device.type
+    if not torch.amp.is_autocast_available(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from longspan.attention.contradictions import RandomTable, contradictions
+from longspan.config.checks import LONGEST
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Pattern:
             number for each group of heads, of H / len(dilation) heads (Longformer, section 3.1).
         block: tokens of a block; the last one of a document may be shorter.
         global_edges: the first and the last so many blocks of a document are global (BigBird-ITC,
-            Zaheer et al. 2020, section 2 and appendix D).
+            Zaheer et al. 2020, appendix D; the last ones are in its authors' code only).
         random_blocks: drawn for each block and head, of those that it does not see anyway (there).
         random_seed: whatever decides the draw: a run's seed, then the layer; `by_head` adds the
             head. So training, evaluation and a loaded model have the same blocks.
@@ -169,7 +170,7 @@ class Pattern:
             return torch.ones_like(query - key, dtype=torch.bool)
         if self.block > 1:
             query, key = query // self.block, key // self.block
-        reach = self.window * self.dilation
+        reach = min(self.window * self.dilation, LONGEST)  # places may be int32
         # by comparing, not by subtracting: the matrices that arise hold one byte a pair, not eight
         within = (key >= query - reach) & (key <= query + reach)
         return within if self.dilation == 1 else within & (self._residue(query, key, self.dilation))
@@ -195,17 +196,22 @@ class Pattern:
         Raises:
             ValueError: a document of more blocks than the table has.
         """
+        return [[block for block in row if block >= 0] for row in self.drawn(num_blocks).tolist()]
+
+    def drawn(self, num_blocks: int) -> Tensor:
+        """Likewise (N, R) int64, at most `random_blocks`, with -1 where there are fewer."""
         if not self.random_blocks or self.window is None:
-            return [[]] * num_blocks
+            return torch.full((num_blocks, 0), -1)
         if self.random_table is None:
-            return _draw(self, num_blocks)
+            return torch.from_numpy(_draw(self, num_blocks)).long()
         (rows,) = self.random_table
         if num_blocks > len(rows):
             raise ValueError(
                 f"random_table has {len(rows)} blocks, a document {num_blocks} of block="
                 f"{self.block}; give a longer table, or random_blocks without one"
             )
-        return [[block for block in row if block < num_blocks] for row in rows[:num_blocks]]
+        table = torch.tensor(rows[:num_blocks])
+        return table.where(table < num_blocks, -1)  # not a shorter document's
 
     def mask(self, length: int) -> Tensor:
         """(N, N) bool: who sees whom in a document of N tokens without global ones."""
@@ -249,12 +255,12 @@ class Pattern:
         return global_mask | at_edge
 
 
-@lru_cache(maxsize=4096)
-def _draw(pattern: Pattern, num_blocks: int) -> list[list[int]]:
-    """A row of `random_blocks` blocks for every block, without repetition.
+@lru_cache(maxsize=2**14)  # of each layer, head and number of blocks
+def _draw(pattern: Pattern, num_blocks: int) -> np.ndarray:
+    """(N, R) int32, of every block a row of others, without repetition.
 
     Of those that are not within the window or at a global edge; to the left where the pattern is
-    causal. Where there are fewer, all of them.
+    causal. Where there are fewer, all of them, and -1.
     """
     assert pattern.window is not None
     # its stream is frozen, unlike that of numpy's newer generators (NEP 19)
@@ -262,12 +268,13 @@ def _draw(pattern: Pattern, num_blocks: int) -> list[list[int]]:
     block, edges = np.arange(num_blocks), pattern.global_edges
     inner = (block >= edges) & (block < num_blocks - edges)
     reach = pattern.window if pattern.block > 1 else pattern.window * _as_int(pattern.dilation)
-    rows: list[list[int]] = []
+    rows = np.full((num_blocks, min(pattern.random_blocks, num_blocks)), -1, np.int32)
     for row in range(num_blocks):
         far = inner & (abs(block - row) > reach)
         if pattern.causal:
             far &= block < row
-        rows.append(sorted(random.permutation(block[far])[: pattern.random_blocks].tolist()))
+        drawn = np.sort(random.permutation(block[far])[: pattern.random_blocks])
+        rows[row, : len(drawn)] = drawn
     return rows
 
 

@@ -11,6 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from longspan.attention import block_lists
+from longspan.attention.block_lists import BlockLists
 from longspan.attention.kernel_rows import KernelRows
 from longspan.attention.key_tables import KeyTable, Layout
 from longspan.attention.pattern import Pattern, document_bounds
@@ -82,6 +84,7 @@ class AttentionPlan:
         self._biases: dict[torch.dtype, Tensor] = {}
         self._sparse_blocks: dict[bool, SparseBlocks] = {}
         self._by_head: dict[int, list[tuple[slice, AttentionPlan]]] = {}
+        self._block_lists: dict[int, BlockLists] = {}
 
     @property
     def num_tokens(self) -> int:
@@ -127,9 +130,15 @@ class AttentionPlan:
         """As the kernel of `native` reads a pattern that is no mere window."""
         return KernelRows(self.layout)
 
+    def block_lists(self, num_heads: int) -> BlockLists:
+        """Of a pattern of blocks, as `blocked` reads it for all heads at once."""
+        if num_heads not in self._block_lists:
+            self._block_lists[num_heads] = block_lists.block_lists(self.layout, num_heads)
+        return self._block_lists[num_heads]
+
     @cached_property
     def key_tables(self) -> list[KeyTable]:
-        """Of a pattern that is no mere window."""
+        """Of another pattern that is no mere window."""
         return self.layout.tables()
 
     @cached_property

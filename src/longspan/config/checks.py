@@ -7,6 +7,8 @@ from longspan.errors import UserError
 
 # no machine runs more; without a bound, a slip of the hand would start processes until it stops
 MAX_PROCESSES = 1024
+# tokens; places in a batch are int32, and so is the sum of two of these
+LONGEST = 2**30
 
 
 def at_least(minimum: int, name: str, value: Any) -> None:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from longspan.config.checks import above_zero, at_least, at_most, probability
+from longspan.config.checks import LONGEST, above_zero, at_least, at_most, probability
 from longspan.config.pattern import PatternConfig
 from longspan.errors import UserError
 
@@ -112,11 +112,18 @@ class ModelConfig:
                     f"model.window={window} is negative; it is the one-sided reach in tokens: "
                     "0 or more, or null for full attention"
                 )
+            at_most(LONGEST, "model.window", window or 0)
         growth = self.pattern.window_growth
         if isinstance(self.window, tuple) and growth != 1:
             raise UserError(
                 f"model.pattern.window_growth={growth} has no effect where model.window lists every "
                 "layer's; set it to 1"
+            )
+        largest = max((window for window in self.windows if window is not None), default=0)
+        if largest > LONGEST:
+            raise UserError(
+                f"model.pattern.window_growth={growth} makes a window larger than any document "
+                f"(model.window={self.window} of {self.num_layers} layers); lower it"
             )
         self.pattern.check_layers(self.windows, self.num_heads)
 
@@ -155,7 +162,8 @@ class ModelConfig:
             schedule = list(self.window)
         else:
             growth = self.pattern.window_growth
-            schedule = [_grown(self.window, growth**layer) for layer in range(self.num_layers)]
+            layers = range(self.num_layers)
+            schedule = [_grown(self.window, growth, layer) for layer in layers]
         if self.full_attention_every:
             schedule[:: self.full_attention_every] = [None] * len(
                 schedule[:: self.full_attention_every]
@@ -195,6 +203,10 @@ class ModelConfig:
         return tuple(full if window is None else self.rope_theta for window in self.windows)
 
 
-def _grown(window: Window, factor: float) -> Window:
+def _grown(window: Window, growth: float, layer: int) -> Window:
     """Rounded; a window does not shrink to nothing."""
-    return window and max(1, int(window * factor + 0.5))
+    if not window:
+        return window
+    if layer * math.log2(growth) > math.log2(LONGEST):  # a number that no window may be
+        return 2 * LONGEST
+    return max(1, int(window * growth**layer + 0.5))

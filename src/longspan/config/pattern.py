@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from longspan.config.checks import above_zero, at_least
+from longspan.config.checks import LONGEST, above_zero, at_least, at_most
 from longspan.errors import UserError
 
 Dilation = int | tuple[int, ...]  # of all heads; list = of each group of heads
+MOST_DRAWN = 4096  # blocks; `flex` has a number of each for every token
 RandomTables = tuple[tuple[tuple[tuple[int, ...], ...], ...], ...]
 
 
@@ -19,7 +20,7 @@ class PatternConfig:
     # step within the window, 1 = no gaps; list = per layer, of numbers or of lists, one number for
     # each group of heads; a list of one layer stands for all
     dilation: int | tuple[Dilation, ...] = 1
-    block: int = 1  # tokens; more than 1: model.window and the fields below count in blocks
+    block: int = 1  # tokens; more than 1: model.window counts in blocks
     global_edges: int = 0  # first and last blocks of a document that are global
     random_blocks: int = 0  # drawn for each block and head, others in each layer
     random_seed: int = 0  # of the draw
@@ -31,15 +32,20 @@ class PatternConfig:
     def __post_init__(self) -> None:
         for name in ("sinks", "global_edges", "random_blocks", "random_seed", "summaries"):
             at_least(0, f"model.pattern.{name}", getattr(self, name))
+        for name in ("sinks", "global_edges", "summaries", "block"):
+            at_most(LONGEST, f"model.pattern.{name}", getattr(self, name))
+        at_most(MOST_DRAWN, "model.pattern.random_blocks", self.random_blocks)
         at_least(1, "model.pattern.block", self.block)
         above_zero("model.pattern.window_growth", self.window_growth)
         strides = self.stride if isinstance(self.stride, tuple) else (self.stride,)
         for stride in strides:
             at_least(0, "model.pattern.stride", stride)
+            at_most(LONGEST, "model.pattern.stride", stride)
         layers = self.dilation if isinstance(self.dilation, tuple) else (self.dilation,)
         for layer in layers:
             for dilation in layer if isinstance(layer, tuple) else (layer,):
                 at_least(1, "model.pattern.dilation", dilation)
+                at_most(LONGEST, "model.pattern.dilation", dilation)
         if self.random_seed >= 2**32:
             raise UserError(f"model.pattern.random_seed={self.random_seed} must be below 2**32")
         self._check_together()
@@ -121,12 +127,15 @@ class PatternConfig:
                     f"model.pattern.{name} lists {len(value)} layers for model.num_layers="
                     f"{num_layers}; give one entry per layer"
                 )
+        if all(window is None for window in windows):
+            self._check_full()
         for layer, window in enumerate(windows):
             dilation = self.of_layer(layer)["dilation"]
-            if dilation != 1 and window is None:
+            if dilation != 1 and not window:
+                size = "null: full attention has" if window is None else "0: one token has"
                 raise UserError(
                     f"model.pattern.dilation={dilation} of layer {layer}, whose model.window is "
-                    "null: full attention has no gaps; list 1 for that layer"
+                    f"{size} no gaps; list 1 for that layer"
                 )
             if isinstance(dilation, tuple) and (not dilation or num_heads % len(dilation)):
                 raise UserError(
@@ -135,6 +144,18 @@ class PatternConfig:
                 )
         for table in self.random_table or ():
             self._check_table(table, num_heads)
+
+    def _check_full(self) -> None:
+        """Of layers that see everything: what could show them more means nothing."""
+        usual = PatternConfig()
+        for name in ("sinks", "stride", "random_blocks", "summaries", "block", "window_growth"):
+            value = getattr(self, name)
+            if value != getattr(usual, name):
+                shown = list(value) if isinstance(value, tuple) else value
+                raise UserError(
+                    f"model.pattern.{name}={shown} has no effect where every layer sees all "
+                    "(model.window=null); set a window, or leave it out"
+                )
 
     def _check_table(self, table: tuple[tuple[tuple[int, ...], ...], ...], num_heads: int) -> None:
         for head in table:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from longspan.attention import AttentionPlan, Pattern, auto_backend, native
+from longspan.attention import AttentionPlan, Pattern, auto_backend, block_lists, native
 from longspan.config import Config
 from longspan.cost.documents import Documents
 from longspan.cost.rows import Rows
@@ -23,20 +23,26 @@ class Blocks:
 
     Attributes:
         keys_per_query: keys gathered, for each query of the batch.
-        pairs_per_query: places of the mask, likewise.
+        pairs_per_query: scores that are computed, likewise.
         parts: tables that a row's softmax goes over.
         masks: different ones of the heads, each with its tables.
+        lists: whether whole blocks are gathered (`BlockLists`), of `block` keys, whose mask is
+            that of `rows` queries at once.
     """
 
     keys_per_query: float
     pairs_per_query: float
     parts: int = 1
     masks: int = 1
+    lists: bool = False
+    block: int = 1
+    rows: int = 1
 
     def tables(self, small: int) -> list[float]:
-        """Bytes a token of key indices, boolean mask and the bias added to the scores."""
-        sizes = [8 * self.keys_per_query, self.pairs_per_query, small * self.pairs_per_query]
-        return [self.masks * size for size in sizes]
+        """Bytes a token of key indices, boolean mask and, of one part, what is added to scores."""
+        mask = self.pairs_per_query / self.rows
+        sizes = [8 * self.keys_per_query / self.block, mask, small * mask]
+        return [self.masks * size for size in sizes[: 3 if self.parts == 1 else 2]]
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,8 @@ class AttentionMemory:
         if self.config.model.attention_dropout and not self.on_gpu:
             return self._with_dropout(self._cuts[pattern])
         cut = self._cuts[pattern]
+        if cut is not None and cut.lists:
+            return self._of_lists(cut)
         return self._of_blocks(cut) if cut is None or cut.parts == 1 else self._of_parts(cut)
 
     @property
@@ -161,6 +169,10 @@ class AttentionMemory:
     def _are_separate(self) -> bool:
         """Whether global tokens are projected once more."""
         return self.config.trains_global_projections and self.documents.mean_globals > 0
+
+    @property
+    def _have_globals(self) -> bool:
+        return self.documents.mean_globals > 0 or self.config.model.pattern.global_edges > 0
 
     def _projected(self) -> list[float]:
         """Queries, keys and values as one product makes them, and copies turned elsewhere."""
@@ -189,12 +201,21 @@ class AttentionMemory:
         queries = self._values
         if not self.documents.mean_globals:
             return [*gathered, queries, output, self._sums]
-        # global rows keep the ungathered keys and values, their own or the shared ones, and the
-        # output before they overwrite it
-        kept = self._repeated()
-        if self._are_separate:
-            kept = [*kept, *self._own()] if self._rows.globals_absorbed else self._own()
-        return [*gathered, queries, output, output, self._sums, *kept]
+        # the output before global rows overwrite it
+        return [*gathered, queries, output, output, self._sums, *self._of_global_rows()]
+
+    def _of_global_rows(self) -> list[float]:
+        """Ungathered keys and values, their own or the shared ones."""
+        if not self._are_separate:
+            return self._repeated()
+        return [*self._repeated(), *self._own()] if self._rows.globals_absorbed else self._own()
+
+    def _of_lists(self, cut: Blocks) -> list[float]:
+        """Likewise where whole blocks are gathered, on a CPU in float32."""
+        width = self._values if self.on_gpu else float(FULL * self._width)
+        gathered = [cut.keys_per_query * width] * 2
+        kept = self._of_global_rows() if self._have_globals else []
+        return [*gathered, width, width, self._sums, self._values, *kept]
 
     def _of_parts(self, cut: Blocks) -> list[float]:
         """Of a softmax over several tables, operator by operator and in float32."""
@@ -203,7 +224,7 @@ class AttentionMemory:
         # queries of every part; keys and values; weights; both sides of the division at the end
         parts = [cut.parts * width, cut.keys_per_query * width, cut.keys_per_query * width, weights]
         tensors = [*self._repeated(), *parts, width, width / self.config.model.head_size]
-        if self.documents.mean_globals:
+        if self._have_globals:
             tensors += [*self._own(), self._values, self._sums]
         return [*tensors, self._values]
 
@@ -232,6 +253,8 @@ class AttentionMemory:
         plan = AttentionPlan(*sample.packed(len(sample)), pattern)
         if plan.is_full:
             return None
+        if block_lists.serves(pattern):
+            return _of_lists(plan, self.config.model.num_heads)
         if not pattern.is_plain:
             return _mean_of_heads(plan, self.config.model.num_heads)
         table = plan.block_table
@@ -251,3 +274,13 @@ def _mean_of_heads(plan: AttentionPlan, num_heads: int) -> Blocks:
         max(map(len, tables)),
         masks,
     )
+
+
+def _of_lists(plan: AttentionPlan, num_heads: int) -> Blocks:
+    """Of a pattern of blocks, all heads of which are read at once."""
+    lists = plan.block_lists(num_heads)
+    num_queries, num_chosen = lists.chosen.shape[1:]
+    block = lists.tokens.shape[1]
+    keys = num_queries * num_chosen * block / plan.num_tokens
+    rows = block // lists.mask.shape[2]
+    return Blocks(keys, keys * block, masks=len(lists.mask), lists=True, block=block, rows=rows)

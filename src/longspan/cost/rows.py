@@ -53,7 +53,8 @@ class Rows:
 
     @property
     def _first_are_global(self) -> bool:
-        return all(len(p) and p[0] == 0 for p in self.documents.positions)
+        at_edge = self.config.model.pattern.global_edges > 0
+        return at_edge or all(len(p) and p[0] == 0 for p in self.documents.positions)
 
     def _absorbed(self, linear: str, pairs: float, rows: float) -> bool:
         model, lora = self.config.model, self.config.optim.lora

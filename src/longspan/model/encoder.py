@@ -85,10 +85,11 @@ class Encoder(nn.Module):
             hidden states (n, C) of each chunk, without gradients.
 
         Raises:
-            UserError: a pattern that does not forget, or, while reading, a document longer than
-                the table of learned positions.
+            UserError: a pattern that does not forget, an encoder in training, or, while reading, a
+                document longer than the table of learned positions.
         """
-        assert not self.training, "dropout would differ from that of one pass"
+        if self.training:
+            raise UserError("a document is streamed without dropout; call eval() on the encoder")
         layers = [LayerStream(*each) for each in zip(self.layers, self.patterns, strict=True)]
         return self._stream(chunks, layers)
 

@@ -8,7 +8,9 @@ from longspan.pretrained.roberta import FAMILY as ROBERTA
 
 
 def architecture(config: Any) -> dict[str, Any]:
-    require("longformer", config, hidden_act="gelu")
+    # the last two are fields of the original repository, which `transformers` passes over
+    require("longformer", config, hidden_act="gelu", autoregressive=False,
+            attention_dilation=[1] * config.num_hidden_layers)  # fmt: skip
     total = config.attention_window  # both sides together, for each layer or for all
     windows = total if isinstance(total, list) else [total] * config.num_hidden_layers
     if any(window % 2 for window in windows):
