@@ -116,7 +116,7 @@ def _cells(overrides: list[str] | None) -> "list[Cell]":
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="run folder, or the model folder in it")],
+    model: Annotated[Path, typer.Argument(help="run folder, model folder, or one of Hugging Face")],
     document: Annotated[Path | None, typer.Option(help="a text file")] = None,
     question: Annotated[str | None, typer.Option(help="asked about the document")] = None,
     rows: Annotated[

@@ -25,7 +25,13 @@ from longspan.errors import UserError
 from longspan.known_tasks import known_task
 from longspan.model.chunked import encode_in_chunks
 from longspan.model.encoder import Encoder
-from longspan.pretrained.tokenizer import document_encoder, load_tokenizer
+from longspan.pretrained.published import fill_published, is_published, read_published
+from longspan.pretrained.tokenizer import (
+    PreTrainedTokenizerFast,
+    document_encoder,
+    give_token_types,
+    load_tokenizer,
+)
 from longspan.tasks import choice_decoding, multihop_decoding
 from longspan.tasks.choice import Choice
 from longspan.tasks.classification import Classification
@@ -149,29 +155,52 @@ class Predictor:
 
 
 def load_predictor(folder: str | PathLike[str]) -> Predictor:
-    """The model of a run folder or a model folder, on the GPU where there is one.
+    """The model of a folder, on the GPU where there is one.
+
+    Args:
+        folder: of a run, of a model, or of a Hugging Face model with a head for question
+            answering or classification (`published.read_published`).
 
     Raises:
         UserError: no model there, a damaged one, or one that predicts nothing.
     """
     place = Path(folder)
     place = place / "model" if (place / "model").is_dir() else place
+    predictor = _published(place) if is_published(place) else _own(place)
+    module = nn.ModuleDict({"encoder": predictor.encoder, "head": predictor.head})
+    module.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return predictor
+
+
+def _own(place: Path) -> Predictor:
+    """A model folder that training wrote."""
     config, labels, state = read_model(place)
     if isinstance(config.task, MaskedLMConfig):
-        raise UserError(
-            f"{folder} is a masked language model, which predicts nothing; fine-tune it"
-        )
+        raise UserError(f"{place} is a masked language model, which predicts nothing; fine-tune it")
     tokenizer = load_tokenizer(str(place))
+    with torch.device("meta"):  # shapes without values
+        predictor = _fresh(config, labels, tokenizer)
+        module = nn.ModuleDict({"encoder": predictor.encoder, "head": predictor.head})
+    fill(module, state, place)
+    return predictor
+
+
+def _published(place: Path) -> Predictor:
+    """A folder in Hugging Face's format."""
+    config, labels = read_published(place)
+    tokenizer = load_tokenizer(str(place))
+    give_token_types(tokenizer, config.model)
+    predictor = _fresh(config, labels, tokenizer)
+    fill_published(predictor.encoder, predictor.head, config, tokenizer)
+    return predictor
+
+
+def _fresh(config: Config, labels: list[str], tokenizer: PreTrainedTokenizerFast) -> Predictor:
     task = known_task(config, labels, None, tokenizer)
     assert isinstance(task, Classification | QuestionAnswering | MultiHop | Choice)
-    with torch.device("meta"):  # shapes without values
-        encoder = Encoder(config.model)
-        model = nn.ModuleDict(
-            {"encoder": encoder, "head": task.head(config.model, encoder.token_embedding)}
-        )
-    fill(model, state, place)
-    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    return Predictor(config, task, document_encoder(config, tokenizer), encoder, model["head"])
+    encoder = Encoder(config.model)
+    head = task.head(config.model, encoder.token_embedding)
+    return Predictor(config, task, document_encoder(config, tokenizer), encoder, head)
 
 
 def held_together(documents: Iterable[RawDocument]) -> Iterator[list[RawDocument]]:
