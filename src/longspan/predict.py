@@ -105,8 +105,10 @@ class Predictor:
         Rows are read as predictions are asked for.
         """
         documents = (self._document(number, row) for number, row in enumerate(rows))
+        first = 0
         for together in held_together(documents):
-            yield from self._predict(together)
+            yield from self._predict(together, first)
+            first += len(together)
 
     def _document(self, number: int, row: dict[str, Any]) -> RawDocument:
         name = str(number if row.get("id") is None else row["id"])
@@ -119,7 +121,7 @@ class Predictor:
             cells = {"paragraphs": text}
             text = ""
         if not isinstance(text, str):
-            raise UserError(f"document {name} has no text; give one")
+            raise UserError(f"document {name} has no text; give it one, under the name text")
         answers = isinstance(task, AskingConfig)
         if answers and not isinstance(question, str):
             raise UserError(f"document {name} has no question; this model answers questions")
@@ -134,9 +136,10 @@ class Predictor:
         return RawDocument(id=name, text=text, pair=question or pair, cells=cells)
 
     @torch.inference_mode()
-    def _predict(self, documents: Sequence[RawDocument]) -> Iterator[dict[str, Any]]:
+    def _predict(self, documents: Sequence[RawDocument], first: int) -> Iterator[dict[str, Any]]:
+        """Predictions of documents held together, the first of which is row number `first`."""
         # names that are given twice are told apart by the row
-        unique = [replace(d, id=f"{d.id} (row {row})") for row, d in enumerate(documents)]
+        unique = [replace(d, id=f"{d.id} (row {row})") for row, d in enumerate(documents, first)]
         encoded = self.task.encode(unique, self.documents)
         pieces = []
         device = next(self.encoder.parameters()).device
