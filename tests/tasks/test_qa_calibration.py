@@ -76,7 +76,8 @@ def test_the_threshold_is_that_of_the_scoring_in_use() -> None:
     rows = [question(["Ann", "Unanswerable"], {"Bob": -1.0}, null) for null in (-3.0, -2.5)]
     rows += [question(["Ann"], {"Ann": -1.0}, -4.0)]
     fitted = {name: calibrate(rows, QAConfig(scoring=name)) for name in ("squad", "qasper")}
-    assert fitted["squad"] is not None and fitted["qasper"] is not None
+    assert fitted["squad"] is not None
+    assert fitted["qasper"] is not None
     assert (fitted["squad"].decision.null_threshold, fitted["squad"].f1) == (None, 1 / 3)
     assert (fitted["qasper"].decision.null_threshold, fitted["qasper"].f1) == (-2.5, 1.0)
     # a hyphen is a space for TriviaQA's
