@@ -146,6 +146,10 @@ def test_what_cannot_be_predicted_is_said_in_one_line(classifier, answering, tmp
         answers.predict("text", id="x")
     with pytest.raises(UserError, match="its document is empty"):
         answers.predict(" ", question="why?")
+    # rows are counted from the first, not from those that are held together
+    empty = [{"id": "x", "text": "a" if i < 20 else "", "question": "why?"} for i in range(21)]
+    with pytest.raises(UserError, match=r"question x \(row 20\): its document is empty"):
+        list(answers.predict_all(empty))
     with pytest.raises(UserError, match="was trained without a second text; drop pair"):
         labels.predict("text", pair="other")
     with pytest.raises(UserError, match="is no model folder"):

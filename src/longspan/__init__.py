@@ -21,7 +21,7 @@ def load(folder: str | PathLike[str]) -> "Predictor":
     """A trained model, ready for `.predict(...)`: see `longspan.predict`.
 
     Args:
-        folder: a run folder, or the model folder in it.
+        folder: a run folder, the model folder in it, or a Hugging Face model's folder.
     """
     from longspan.predict import load_predictor  # torch takes seconds to load
 

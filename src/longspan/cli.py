@@ -116,7 +116,7 @@ def _cells(overrides: list[str] | None) -> "list[Cell]":
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="run folder, or the model folder in it")],
+    model: Annotated[Path, typer.Argument(help="run folder, model folder, or one of Hugging Face")],
     document: Annotated[Path | None, typer.Option(help="a text file")] = None,
     question: Annotated[str | None, typer.Option(help="asked about the document")] = None,
     rows: Annotated[
@@ -129,6 +129,8 @@ def predict(
         raise UserError("predict needs either --document file.txt or --rows file.jsonl")
     if question is not None and document is None:
         raise UserError("--question goes with --document; rows bring questions of their own")
+    if question is not None and not question.strip():
+        raise UserError("--question is empty; ask something")
     from longspan.cost.heap import keep_pages
     from longspan.predict import load_predictor
     from longspan.predict_files import read_rows, read_text, write_rows

@@ -25,7 +25,13 @@ from longspan.errors import UserError
 from longspan.known_tasks import known_task
 from longspan.model.chunked import encode_in_chunks
 from longspan.model.encoder import Encoder
-from longspan.pretrained.tokenizer import document_encoder, load_tokenizer
+from longspan.pretrained.published import fill_published, is_published, read_published
+from longspan.pretrained.tokenizer import (
+    PreTrainedTokenizerFast,
+    document_encoder,
+    give_token_types,
+    load_tokenizer,
+)
 from longspan.tasks import choice_decoding, multihop_decoding
 from longspan.tasks.choice import Choice
 from longspan.tasks.classification import Classification
@@ -99,8 +105,10 @@ class Predictor:
         Rows are read as predictions are asked for.
         """
         documents = (self._document(number, row) for number, row in enumerate(rows))
+        first = 0
         for together in held_together(documents):
-            yield from self._predict(together)
+            yield from self._predict(together, first)
+            first += len(together)
 
     def _document(self, number: int, row: dict[str, Any]) -> RawDocument:
         name = str(number if row.get("id") is None else row["id"])
@@ -113,7 +121,7 @@ class Predictor:
             cells = {"paragraphs": text}
             text = ""
         if not isinstance(text, str):
-            raise UserError(f"document {name} has no text; give one")
+            raise UserError(f"document {name} has no text; give it one, under the name text")
         answers = isinstance(task, AskingConfig)
         if answers and not isinstance(question, str):
             raise UserError(f"document {name} has no question; this model answers questions")
@@ -128,9 +136,10 @@ class Predictor:
         return RawDocument(id=name, text=text, pair=question or pair, cells=cells)
 
     @torch.inference_mode()
-    def _predict(self, documents: Sequence[RawDocument]) -> Iterator[dict[str, Any]]:
+    def _predict(self, documents: Sequence[RawDocument], first: int) -> Iterator[dict[str, Any]]:
+        """Predictions of documents held together, the first of which is row number `first`."""
         # names that are given twice are told apart by the row
-        unique = [replace(d, id=f"{d.id} (row {row})") for row, d in enumerate(documents)]
+        unique = [replace(d, id=f"{d.id} (row {row})") for row, d in enumerate(documents, first)]
         encoded = self.task.encode(unique, self.documents)
         pieces = []
         device = next(self.encoder.parameters()).device
@@ -149,29 +158,52 @@ class Predictor:
 
 
 def load_predictor(folder: str | PathLike[str]) -> Predictor:
-    """The model of a run folder or a model folder, on the GPU where there is one.
+    """The model of a folder, on the GPU where there is one.
+
+    Args:
+        folder: of a run, of a model, or of a Hugging Face model with a head for question
+            answering or classification (`published.read_published`).
 
     Raises:
         UserError: no model there, a damaged one, or one that predicts nothing.
     """
     place = Path(folder)
     place = place / "model" if (place / "model").is_dir() else place
+    predictor = _published(place) if is_published(place) else _own(place)
+    module = nn.ModuleDict({"encoder": predictor.encoder, "head": predictor.head})
+    module.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return predictor
+
+
+def _own(place: Path) -> Predictor:
+    """A model folder that training wrote."""
     config, labels, state = read_model(place)
     if isinstance(config.task, MaskedLMConfig):
-        raise UserError(
-            f"{folder} is a masked language model, which predicts nothing; fine-tune it"
-        )
+        raise UserError(f"{place} is a masked language model, which predicts nothing; fine-tune it")
     tokenizer = load_tokenizer(str(place))
+    with torch.device("meta"):  # shapes without values
+        predictor = _fresh(config, labels, tokenizer)
+        module = nn.ModuleDict({"encoder": predictor.encoder, "head": predictor.head})
+    fill(module, state, place)
+    return predictor
+
+
+def _published(place: Path) -> Predictor:
+    """A folder in Hugging Face's format."""
+    config, labels = read_published(place)
+    tokenizer = load_tokenizer(str(place))
+    give_token_types(tokenizer, config.model)
+    predictor = _fresh(config, labels, tokenizer)
+    fill_published(predictor.encoder, predictor.head, config, tokenizer)
+    return predictor
+
+
+def _fresh(config: Config, labels: list[str], tokenizer: PreTrainedTokenizerFast) -> Predictor:
     task = known_task(config, labels, None, tokenizer)
     assert isinstance(task, Classification | QuestionAnswering | MultiHop | Choice)
-    with torch.device("meta"):  # shapes without values
-        encoder = Encoder(config.model)
-        model = nn.ModuleDict(
-            {"encoder": encoder, "head": task.head(config.model, encoder.token_embedding)}
-        )
-    fill(model, state, place)
-    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    return Predictor(config, task, document_encoder(config, tokenizer), encoder, model["head"])
+    encoder = Encoder(config.model)
+    head = task.head(config.model, encoder.token_embedding)
+    return Predictor(config, task, document_encoder(config, tokenizer), encoder, head)
 
 
 def held_together(documents: Iterable[RawDocument]) -> Iterator[list[RawDocument]]:

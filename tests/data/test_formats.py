@@ -343,13 +343,14 @@ def test_qasper() -> None:
     ]
     assert rows[0]["section_names"] == ["", "", "Introduction", "Introduction ::: Data", ""]
     assert found(rows[0]) == ["Europarl", "MultiUN"]
-    assert rows[0]["answers"]["aliases"] == ["Europarl, MultiUN"]  # the annotator's whole answer
+    # one annotator's whole answer, and that the other one found none
+    assert rows[0]["answers"]["references"] == ["Europarl, MultiUN", "Unanswerable"]
     assert found(rows[1]) == ["BERT"]  # in the evidence, not in the abstract
     assert rows[1]["answers"]["answer_start"] == [text.index("BERT is large")]
-    assert rows[1]["answers"]["aliases"] == ["BERT", "A large one"]
+    assert rows[1]["answers"]["references"] == ["BERT", "A large one"]
     assert parts(text, rows[1]["evidence_spans"]) == ["BERT is large."]  # figures are not there
-    assert (found(rows[2]), rows[2]["answers"]["aliases"]) == ([], ["Yes"])
-    assert (found(rows[3]), rows[3]["answers"]["aliases"]) == ([], [])
+    assert (found(rows[2]), rows[2]["answers"]["references"]) == ([], ["Yes"])
+    assert (found(rows[3]), rows[3]["answers"]["references"]) == ([], [])
 
 
 def test_qasper_as_lists_of_records() -> None:

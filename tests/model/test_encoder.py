@@ -179,6 +179,8 @@ def test_token_types_count_where_there_are_embeddings_of_them(make_encoder, make
     other = replace(batch, token_type_ids=1 - batch.token_type_ids)
     without, with_types = make_encoder(), make_encoder(type_vocab_size=2)
     assert without(batch).equal(without(other))
+    one = make_encoder(type_vocab_size=1)  # as RoBERTa has it, whatever its tokenizer says
+    assert one(batch).equal(one(other))
     assert not with_types(batch).isclose(with_types(other)).all(dim=1).any()
 
 

@@ -160,6 +160,13 @@ def test_a_config_that_is_no_json_object_is_named(bert: Path) -> None:
             encoder_of(bert)
 
 
+def test_a_config_of_wrong_types_is_named_with_the_field(bert: Path) -> None:
+    change(bert, hidden_size="wide")
+    with pytest.raises(UserError, match=r"config\.json cannot be read.*'hidden_size'") as caught:
+        encoder_of(bert)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(("field", "value"), [("hidden_act", "relu"), ("is_decoder", True)])
 def test_a_variant_that_is_not_supported(bert: Path, field: str, value: object) -> None:
     change(bert, **{field: value})

@@ -14,6 +14,7 @@ from longspan.encoding import DocumentEncoder
 from longspan.errors import UserError
 from longspan.tasks.hotpot_metrics import hotpot
 from longspan.tasks.multihop import MultiHop, report_losses
+from longspan.tasks.multihop_rows import lay_out, read_paragraphs
 
 QUESTION = "Where does Ann's brother live?"
 CONTEXT = {
@@ -207,6 +208,8 @@ def test_scores_that_say_gold_become_gold(encode, length):
     assert [p.id for p in predictions] == ["a", "b"]
     assert [p.predicted for p in predictions] == ["Texas", "no"]
     assert [p.type for p in predictions] == ["span", "no"]
+    text = lay_out(read_paragraphs(rows[0].cells["paragraphs"], "here")).text
+    assert [p.depth for p in predictions] == [text.index("Texas") / len(text), None]
     for p in predictions:
         assert {(fact.title, fact.sentence) for fact in p.facts} == {("Ann", 1), ("Bob", 0)}
     metrics = task.metrics(predictions)

@@ -56,6 +56,16 @@ def test_aliases_are_right_but_not_looked_for(cell, texts, spans, dropped) -> No
     assert gold_answers({"text": [], "aliases": []}, DOCUMENT, "here").dropped == 0
 
 
+def test_references_are_what_is_right_in_place_of_the_texts() -> None:
+    cell = {"text": ["Paris"], "answer_start": [13], "references": ["Paris, Rome"]}
+    gold = gold_answers(cell, DOCUMENT, "here")
+    assert (gold.texts, gold.spans, gold.dropped) == (["Paris, Rome"], [FIRST], 0)
+    nowhere = gold_answers({"text": [], "references": ["Yes"]}, DOCUMENT, "here")
+    assert (nowhere.texts, nowhere.spans, nowhere.dropped) == (["Yes"], [], 1)
+    nothing = gold_answers({"text": [], "references": []}, DOCUMENT, "here")
+    assert (nothing.texts, nothing.dropped) == ([], 0)
+
+
 def test_an_answer_that_does_not_occur_is_dropped_but_stays_gold() -> None:
     gold = gold_answers({"text": ["Rome", "Paris"], "answer_start": [3, 13]}, DOCUMENT, "here")
     assert (gold.texts, gold.spans, gold.dropped) == (["Rome", "Paris"], [FIRST], 1)

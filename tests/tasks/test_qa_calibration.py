@@ -71,6 +71,21 @@ def test_a_biased_model_is_put_right() -> None:
     assert [decide(row, fitted.decision).predicted for row in rows] == ["Ann"] * 3 + [""] * 2
 
 
+def test_the_threshold_is_that_of_the_scoring_in_use() -> None:
+    # one annotator found no answer: silence is right for Qasper's scorer alone
+    rows = [question(["Ann", "Unanswerable"], {"Bob": -1.0}, null) for null in (-3.0, -2.5)]
+    rows += [question(["Ann"], {"Ann": -1.0}, -4.0)]
+    fitted = {name: calibrate(rows, QAConfig(scoring=name)) for name in ("squad", "qasper")}
+    assert fitted["squad"] is not None
+    assert fitted["qasper"] is not None
+    assert (fitted["squad"].decision.null_threshold, fitted["squad"].f1) == (None, 1 / 3)
+    assert (fitted["qasper"].decision.null_threshold, fitted["qasper"].f1) == (-2.5, 1.0)
+    # a hyphen is a space for TriviaQA's
+    rows = [question(["rock-and-roll"], {"rock and roll": -1.0}, -9.0)]
+    f1 = {name: calibrate(rows, QAConfig(scoring=name)) for name in ("squad", "triviaqa")}
+    assert [fit.f1 for fit in f1.values() if fit is not None] == [0.0, 1.0]
+
+
 def test_a_set_without_unanswerable_questions_is_always_answered() -> None:
     rows = [question(["Ann"], {"Ann": -1.0}, 5.0), question(["Bob"], {"Ann": -1.0}, 9.0)]
     fitted = calibrate(rows, AUTO)

@@ -42,6 +42,12 @@ def test_an_answer_that_is_cut_away_may_stand_elsewhere(make_slices):
     assert (found["answerable_lost"], found["unreachable"]) == (1, 0)
 
 
+def test_whoever_may_say_nothing_is_never_out_of_reach(make_slices):
+    cell = {"text": [], "references": ["Yes", "Unanswerable"]}  # as Qasper's annotators disagree
+    found = counts_of(make_slices, answers=cell, **HEAD)
+    assert (found["answerable_lost"], found["unreachable"]) == (1, 0)
+
+
 def test_an_answer_that_every_border_cuts(make_slices):
     # slices of nine tokens without a stride: 4 … 12, 13 … 21, 22 … 23
     found = counts_of(make_slices, answers=["w12 w13"])

@@ -43,6 +43,11 @@ def test_triviaqas_normalisation_is_its_own():
     assert found == {"loss": 0.5, "exact_match": 1.0, "f1": 1.0}
 
 
+def test_qaspers_annotators_may_say_that_there_is_no_answer():
+    found = metrics("qasper", answered(["Europarl", "Unanswerable"], "", "Europarl"))
+    assert found == {"loss": 0.5, "exact_match": 1.0, "f1": 1.0}
+
+
 def test_cuads_figures_come_from_the_n_best_list_and_beside_squads():
     # the threshold hid the answer, which the list still holds
     found = metrics("cuad", answered(["laws of Ohio"], "", "the laws of Ohio", 2.0))
@@ -64,7 +69,7 @@ def test_cuads_figures_are_those_of_the_file_that_its_scorer_reads():
 
 
 @pytest.mark.parametrize(
-    ("scoring", "metric"), [("squad", "f1"), ("triviaqa", "f1"), ("cuad", "aupr")]
+    ("scoring", "metric"), [("squad", "f1"), ("triviaqa", "f1"), ("cuad", "aupr"), ("qasper", "f1")]
 )
 def test_the_main_figure_says_which_checkpoint_is_best(scoring, metric):
     task = QuestionAnswering(QAConfig(scoring=scoring))

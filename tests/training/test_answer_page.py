@@ -157,6 +157,18 @@ def test_the_worst_come_first_and_the_surest_of_them() -> None:
     ]  # fmt: skip
 
 
+def test_right_is_what_the_runs_scorer_takes_for_right() -> None:
+    rows = [
+        prediction("Ann", None, ["Ann", "Unanswerable"], id="silent"),
+        prediction("rock and roll", (0, 13), ["rock-and-roll"], id="hyphens"),
+    ]
+    assert [row.id for row in worst_first(rows, "qasper")] == ["hyphens", "silent"]
+    assert [row.id for row in worst_first(rows, "triviaqa")] == ["silent", "hyphens"]
+    shown = ShownAnswer(rows[0], "Ann", [], "qasper")
+    assert "<span class=right>" in answer_page("a run", {}, [shown], 1)
+    assert "<span class=wrong>" in answer_page("a run", {}, [ShownAnswer(rows[0], "Ann", [])], 1)
+
+
 def test_a_page_needs_no_network() -> None:
     page = answer_page("a run", {"f1": 1.0}, [], 0)
     for reference in ("src=", "href=", "url(", "@import", "http"):

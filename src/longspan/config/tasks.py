@@ -69,7 +69,9 @@ class QAConfig:
     max_question_length: int = 64  # tokens; the rest of a question is cut
     max_answer_length: int = 30  # tokens
     top_k: int = 20  # starts and ends that are combined to answers
-    scoring: Literal["squad", "triviaqa", "cuad"] = "squad"  # whose official metrics are taken
+    scoring: Literal["squad", "triviaqa", "cuad", "qasper"] = (
+        "squad"  # whose official metrics count
+    )
     null_threshold: float | Literal["auto"] | None = "auto"  # no answer where that is better by
     # more, in nats; auto = of the highest F1 on dev; null = always an answer
     temperature: float | Literal["auto"] = "auto"  # of answers' probabilities; auto = fitted on dev

@@ -174,6 +174,8 @@ def encode_split(
             replace(
                 document,
                 id=ids[place],
+                # rows are counted within the split, which may have been cut here: names are not
+                where=_named(document.where, data.id_column, ids[place]),
                 cells={name: rows[column][i] for name, column in cells.items()},
             )
             for i, (document, place) in enumerate(zip(documents, places, strict=True))
@@ -233,6 +235,10 @@ def raw_documents(
         )
         for i, place in enumerate(places)
     ]
+
+
+def _named(where: str | None, id_column: str | None, id: str) -> str | None:
+    return where if where is None or id_column is None else f"{where} ({id_column} {id})"
 
 
 def _optional(cells: Sequence[int] | None) -> np.ndarray | None:

@@ -26,7 +26,10 @@ def check_columns(
     wanted = [("data.text_column", name) for name in text_columns(config)]
     wanted += [("data.text_pair_column", config.text_pair_column)]
     wanted += [("data.id_column", config.id_column), ("globals.column", policies.column)]
-    wanted += [("data.label_column", config.label_column)] if labelled else []
+    # where questions are asked, the labels are their answers (`known_tasks.task_columns`)
+    asks = config.label_column == config.answers_column
+    label_field = "data.answers_column" if asks else "data.label_column"
+    wanted += [(label_field, config.label_column)] if labelled else []
     for field, name in wanted:
         if name is not None and name not in table.column_names:
             raise UserError(

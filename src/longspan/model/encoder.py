@@ -117,6 +117,8 @@ class Encoder(nn.Module):
         if self.position_embedding is not None:
             x = x + self.position_embedding(position)
         if self.token_type_embedding is not None:
+            if self.token_type_embedding.num_embeddings == 1:  # RoBERTa's, whatever the tokenizer
+                token_type_ids = torch.zeros_like(token_type_ids)
             x = x + self.token_type_embedding(token_type_ids)
         return self.dropout(self.embedding_norm(x))
 

@@ -17,6 +17,7 @@ from longspan.errors import UserError
 from longspan.pretrained.card import Results, model_card
 from longspan.pretrained.configuration import PROBLEM_TYPES
 from longspan.pretrained.family import Family, expand, scatter_weights
+from longspan.pretrained.published import READ_AS, reading
 from longspan.pretrained.targets import CLASS_SUFFIXES, choose_target
 from longspan.pretrained.tokenizer import give_token_types, load_tokenizer
 
@@ -47,6 +48,7 @@ def export_to_hf(model_folder: Path, destination: Path, results: Results | None 
     hf_config: Any = target.hf_config(config)
     _set_padding(hf_config, target.family, tokenizer.pad_token_id)
     hf_config.architectures = [architecture]
+    setattr(hf_config, READ_AS, reading(config))  # for `longspan predict`
     if isinstance(config.task, ClassificationConfig):
         hf_config.id2label = dict(enumerate(labels))
         hf_config.label2id = {label: i for i, label in enumerate(labels)}

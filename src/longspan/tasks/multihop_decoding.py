@@ -64,6 +64,8 @@ class Prediction:
         length: tokens of question and passage together that the model read, each once.
         tokens_cut: of the passage, by truncation.
         loss: mean over the slices; None where gold is unknown.
+        depth: where the answer first stands, as a share of the passage; None for yes and no, and
+            where it stands nowhere or is unknown.
     """
 
     id: str
@@ -79,6 +81,7 @@ class Prediction:
     length: int
     tokens_cut: int
     loss: float | None
+    depth: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -167,6 +170,7 @@ def _merge_question(
         length=span.length,
         tokens_cut=span.tokens_cut,
         loss=sum(losses) / len(losses) if losses else None,
+        depth=span.depth,
     )
 
 

@@ -33,7 +33,8 @@ def gold_answers(cell: Any, document: str, where: str) -> GoldAnswers:
     Args:
         cell: {"text": [...], "answer_start": [...]} or a list of such single answers, as SQuAD
             has it; or a list of texts, which stand wherever they occur; None = unanswerable.
-            "aliases" beside "text" are right too, but are not looked for.
+            "aliases" beside "text" are right too, but are not looked for; "references" are what
+            is right in place of both, where the text that stands there is a part of it.
         document: what `answer_start` counts characters of.
         where: split and row, for messages.
 
@@ -62,8 +63,10 @@ def gold_answers(cell: Any, document: str, where: str) -> GoldAnswers:
         dropped += not found
         spans |= dict.fromkeys(found)
     aliases = (cell.get("aliases") or []) if isinstance(cell, dict) else []
-    dropped += bool(aliases and not texts)  # the one answer that they all name
-    return GoldAnswers(list(dict.fromkeys([*texts, *aliases])), list(spans), repaired, dropped)
+    references = cell.get("references") if isinstance(cell, dict) else None
+    dropped += bool((aliases or references) and not texts)  # the one answer that they all name
+    right = [*texts, *aliases] if references is None else references
+    return GoldAnswers(list(dict.fromkeys(right)), list(spans), repaired, dropped)
 
 
 def _texts_and_starts(cell: Any, where: str) -> tuple[list[Any], list[Any]]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from longspan.config import QAConfig
 from longspan.tasks.qa_merging import Decision, MergedQuestion, scores_and_choice
-from longspan.tasks.qa_metrics import score
+from longspan.tasks.qa_scoring import SCORES, Score
 
 TEMPERATURES = np.geomspace(0.1, 30.0, 115)  # 5 % apart
 UNCALIBRATED = Decision()
@@ -20,7 +20,7 @@ class Calibration:
     Attributes:
         decision: what to decide by.
         questions: with known gold answers that it was fitted to.
-        f1, f1_uncalibrated: over them, with it and with `UNCALIBRATED`.
+        f1, f1_uncalibrated: of `task.scoring` over them, with it and with `UNCALIBRATED`.
     """
 
     decision: Decision
@@ -43,7 +43,7 @@ def calibrate(questions: Sequence[MergedQuestion], config: QAConfig) -> Calibrat
 
     Args:
         questions: of the dev split.
-        config: what is fitted.
+        config: what is fitted, and whose F1 and exact match it is fitted to.
 
     Returns:
         None without a question whose gold answers are known.
@@ -51,15 +51,17 @@ def calibrate(questions: Sequence[MergedQuestion], config: QAConfig) -> Calibrat
     known = [q for q in questions if q.question["answers"] is not None]
     if not known:
         return None
+    score = SCORES[config.scoring]
     difference = np.array([q.null_score_difference for q in known])
-    answered = np.array([_f1(q.answers[0].text if q.answers else "", q) for q in known])
-    silent = np.array([_f1("", q) for q in known])
+    best = [q.answers[0].text if q.answers else "" for q in known]
+    answered = np.array([score(b, q.question["answers"])[1] for b, q in zip(best, known)])
+    silent = np.array([score("", q.question["answers"])[1] for q in known])
     decision = fixed(config)
     if config.null_threshold == "auto":
         threshold = None if not silent.any() else best_threshold(difference, answered, silent)
         decision = Decision(threshold, decision.temperature)
     if config.temperature == "auto":
-        decision = Decision(decision.null_threshold, best_temperature(known, decision))
+        decision = Decision(decision.null_threshold, best_temperature(known, decision, score))
 
     def f1(threshold: float | None) -> float:
         says_nothing = np.zeros(len(known), bool) if threshold is None else difference > threshold
@@ -67,10 +69,6 @@ def calibrate(questions: Sequence[MergedQuestion], config: QAConfig) -> Calibrat
 
     before = f1(UNCALIBRATED.null_threshold)
     return Calibration(decision, len(known), f1(decision.null_threshold), before)
-
-
-def _f1(answer: str, question: MergedQuestion) -> float:
-    return score(answer, question.question["answers"])[1]
 
 
 def best_threshold(difference: np.ndarray, answered: np.ndarray, silent: np.ndarray) -> float:
@@ -99,7 +97,9 @@ def best_threshold(difference: np.ndarray, answered: np.ndarray, silent: np.ndar
     return float(middle[np.abs(middle).argmin()])
 
 
-def best_temperature(questions: Sequence[MergedQuestion], decision: Decision) -> float:
+def best_temperature(
+    questions: Sequence[MergedQuestion], decision: Decision, score: Score
+) -> float:
     """The temperature at which the probability of a prediction best says whether it is right.
 
     Least binary cross-entropy against exact match; the targets are Platt's (1999, section 2.2:
@@ -108,6 +108,7 @@ def best_temperature(questions: Sequence[MergedQuestion], decision: Decision) ->
     Args:
         questions: with known gold answers.
         decision: with the threshold; its temperature is not read.
+        score: what says whether an answer is right.
     """
     scores = np.full((len(questions), max(len(q.answers) for q in questions) + 1), -np.inf)
     chosen = np.zeros(len(questions), int)

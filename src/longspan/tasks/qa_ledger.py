@@ -7,6 +7,7 @@ from longspan.batch import Feature
 from longspan.errors import UserError
 from longspan.tasks.qa_answers import GoldAnswers
 from longspan.tasks.qa_metrics import normalize
+from longspan.tasks.qasper_metrics import UNANSWERABLE
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,10 @@ def ledger_counts(
 
 
 def _stands_somewhere(answers: Sequence[str], slices: Sequence[Feature]) -> bool:
-    """Whether some slice holds text that an official scorer takes for one of the answers."""
+    """Whether some slice holds text that an official scorer takes for one of the answers, or one
+    of them is that there is none."""
+    if UNANSWERABLE in answers:
+        return True
     texts = [normalize(piece.details["text"]) for piece in slices]
     return any(normalize(answer) in text for answer in answers for text in texts)
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from longspan.tasks.qa_decoding import Prediction
-from longspan.tasks.qa_metrics import score
+from longspan.tasks.qa_scoring import SCORES
 
 CONTEXT = 300  # characters that are shown on each side of a marked span, up to a part of a word
 WORD = 40  # characters that such a part has at most
@@ -30,15 +30,19 @@ class ShownAnswer:
         prediction: of a question.
         text: the document, whole.
         gold: [start, end) characters where right answers stand; none where there is no answer.
+        scoring: `task.scoring`, by which the answer is right or wrong.
     """
 
     prediction: Prediction
     text: str
     gold: Sequence[Span]
+    scoring: str = "squad"
 
 
-def worst_first(predictions: Sequence[Prediction]) -> list[Prediction]:
-    """The lowest F1 first, among equals the surest; what has no gold answers last, unsure first."""
+def worst_first(predictions: Sequence[Prediction], scoring: str = "squad") -> list[Prediction]:
+    """The lowest F1 (of `task.scoring`) first, among equals the surest; what has no gold answers
+    last, unsure first."""
+    score = SCORES[scoring]
 
     def badness(prediction: Prediction) -> tuple[bool, float, float, float, str]:
         if prediction.gold is None:
@@ -79,7 +83,7 @@ def _article(rank: int, shown: ShownAnswer) -> str:
     if prediction.gold is None:
         measured, right = "", "<i>unknown</i>"
     else:
-        exact, f1 = score(prediction.predicted, prediction.gold)
+        exact, f1 = SCORES[shown.scoring](prediction.predicted, prediction.gold)
         kind = "right" if exact else "partly" if f1 else "wrong"
         measured = f"<span class={kind}>F1 {f1:.2f}</span> "
         right = " <b>|</b> ".join(map(_isolated, prediction.gold or [""]))

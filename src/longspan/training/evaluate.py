@@ -159,12 +159,18 @@ def _worst(
     """The worst predictions beside their documents, which are read once more."""
     split = config.split
     place = {name: row for row, name in enumerate(row_ids(table, split, columns))}
-    worst = worst_first(predictions)[: config.page]
+    assert isinstance(run.task, QAConfig), "other answers have no page"
+    worst = worst_first(predictions, run.task.scoring)[: config.page]
     places = [place[prediction.id] for prediction in worst]
     labelled = columns.label_column in table.column_names
     documents = raw_documents(table[places], places, split, columns, run.globals, labelled)
     return [
-        ShownAnswer(prediction, d.text, gold_answers(d.label, d.text, d.where or "").spans)
+        ShownAnswer(
+            prediction,
+            d.text,
+            gold_answers(d.label, d.text, d.where or "").spans,
+            run.task.scoring,
+        )
         for prediction, d in zip(worst, documents, strict=True)
     ]
 

@@ -10,13 +10,18 @@ from longspan.data.formats.document import (
     SPANS,
     DocumentBuilder,
     Span,
-    answers_cell,
     find_answers,
     records,
 )
 
+UNANSWERABLE = "Unanswerable"  # of an annotator, as `task.scoring=qasper` knows it
 READS = ("id", "title", "abstract", "full_text", "qas")
 COLUMNS = QUESTION_COLUMNS | {
+    "answers": {
+        "text": List(Value("string")),  # the extracts, as they stand in the document …
+        "answer_start": List(Value("int64")),  # … here
+        "references": List(Value("string")),  # what annotators say, which alone is right
+    },
     "paper": Value("string"),  # the paper's id
     "section_names": List(Value("string")),
     "section_spans": SPANS,
@@ -58,7 +63,11 @@ def questions(row: Mapping[str, Any], separator: str) -> Iterator[dict[str, Any]
             "id": asked["question_id"],
             "question": asked["question"],
             "text": text,
-            "answers": answers_cell(_right_answers(given), text, found),
+            "answers": {
+                "text": [text[start:end] for start, end in found],
+                "answer_start": [start for start, _ in found],
+                "references": _right_answers(given),
+            },
             "paper": row["id"],
             "section_names": names,
             "section_spans": section_spans,
@@ -67,15 +76,18 @@ def questions(row: Mapping[str, Any], separator: str) -> Iterator[dict[str, Any]
 
 
 def _right_answers(given: list[Mapping[str, Any]]) -> list[str]:
-    """One text an annotator, as Qasper's scorer reads it: several extracts are one answer."""
+    """One text an annotator, as Qasper's scorer reads it: several extracts are one answer.
+
+    None where all found the question unanswerable; where some did, theirs is a text too.
+    """
     texts: list[str] = []
     for answer in given:
         if answer.get("unanswerable"):
-            continue
-        if answer.get("extractive_spans"):
+            texts.append(UNANSWERABLE)
+        elif answer.get("extractive_spans"):
             texts.append(", ".join(answer["extractive_spans"]))
         elif (answer.get("free_form_answer") or "").strip():
             texts.append(answer["free_form_answer"].strip())
         elif answer.get("yes_no") is not None:
             texts.append("Yes" if answer["yes_no"] else "No")
-    return list(dict.fromkeys(texts))
+    return [] if set(texts) == {UNANSWERABLE} else list(dict.fromkeys(texts))

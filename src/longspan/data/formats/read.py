@@ -21,7 +21,7 @@ FORMATS: dict[str, Any] = {
     "trivia_qa": trivia_qa,
     "wikihop": wikihop,
 }
-VERSION = 1  # raised when the same row gives other questions, so that no old cache is read
+VERSION = 2  # raised when the same row gives other questions, so that no old cache is read
 
 log = logging.getLogger(__name__)
 
