@@ -131,7 +131,7 @@ def predict(
         raise UserError("--question goes with --document; rows bring questions of their own")
     if question is not None and not question.strip():
         raise UserError("--question is empty; ask something")
-    from longspan.cost.heap import keep_pages
+    from longspan.cost.heap import bound_primitive_cache, keep_pages
     from longspan.predict import load_predictor
     from longspan.predict_files import read_rows, read_text, write_rows
 
@@ -141,6 +141,7 @@ def predict(
         assert rows is not None
         given = read_rows(rows)
     keep_pages()
+    bound_primitive_cache()
     count = write_rows(load_predictor(model).predict_all(given), output)
     if output is not None:
         typer.echo(f"{output}: {count} predictions")

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 
 from longspan.config import ClassificationConfig, Config, MaskedLMConfig, TrainerConfig
 from longspan.config.training import OUR_OWN
-from longspan.cost.heap import keep_pages
+from longspan.cost.heap import bound_primitive_cache, keep_pages
 from longspan.cost.machine import uses_gpu
 from longspan.data.features import FeatureSet, encode_split
 from longspan.data.rows import check_columns, label_cells, warn_about_shared_texts
@@ -152,6 +152,7 @@ def build_trainer(config: Config, **arguments: Any) -> L.Trainer:
         log.info("trainer.precision=auto: %s", precision(config))
     if not uses_gpu(config.trainer.accelerator):
         keep_pages()
+        bound_primitive_cache()
     return _trainer(config, **arguments)
 
 

@@ -10,7 +10,8 @@ from longspan.training.build import Prepared
 from longspan.training.callbacks import InterruptionNotice, StepLimit, Throughput
 from longspan.training.checkpoints.callback import SaveCheckpoints
 from longspan.training.checkpoints.store import CheckpointStore
-from longspan.training.memory_guard import MemoryGuard
+from longspan.training.heap_limit import HeapLimit
+from longspan.training.memory_guard import MemoryGuard, bytes_beside
 from longspan.training.notice import Notice
 from longspan.training.preemption import Preemption
 from longspan.training.randomness import PlacedRandomness
@@ -54,6 +55,9 @@ class RunCallbacks:
             self.memory_guard,
             InterruptionNotice(self.folder.last_checkpoints),
         ]
+        if not self.memory_guard.catches:  # not on a GPU
+            memory, largest = self.memory_guard.memory, self.config.data.token_budget
+            callbacks.append(HeapLimit(bytes_beside(memory, largest)))
         if self.config.trainer.max_steps > 0:
             callbacks.append(StepLimit(self.config.trainer.max_steps))
         patience = self.config.checkpoint.patience
