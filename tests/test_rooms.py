@@ -137,6 +137,7 @@ HOMES = {
     "matplotlib": {
         "training.figures",
         "forecast.reach_picture",
+        "sweep.bars",
         "sweep.figures",
         "sweep.sketch",
     },

@@ -66,10 +66,13 @@ def test_no_occurrence_is_missed(answers, text) -> None:
     text = " ".join(text)
 
     def is_answer(start, end):
-        alone = not text[max(0, start - 1) : start].isalnum() and not text[end : end + 1].isalnum()
+        before, behind = text[max(0, start - 1) : start], text[end : end + 1]
         lowered = {"".join(c.lower() if c != "İ" else c for c in a) for a in answers}
         part = "".join(c.lower() if c != "İ" else c for c in text[start:end])
-        return part in lowered and (alone or part[0] == "." or part[-1] == ".")
+        opens, closes = (
+            not x.isalnum() or y == "." for x, y in ((before, part[0]), (behind, part[-1]))
+        )
+        return part in lowered and opens and closes
 
     ends = [(s, e) for s in range(len(text)) for e in range(s + 1, len(text) + 1)]
     every = [(s, e) for s, e in ends if is_answer(s, e)]

@@ -115,7 +115,10 @@ def test_a_search_for_the_front_is_told_quality_and_cost(run, tmp_path):
         (["model.winow=1,2"], "model.winow is not a field; did you mean model.window?"),
         (["model.window=4,wide"], "model.window='wide' has the wrong type"),
         (["sweep.celling=3"], "sweep.celling is not a field; did you mean sweep.ceiling?"),
-        (["sweep=nope"], "sweep=nope does not exist; there are grid, optuna, window_layers"),
+        (
+            ["sweep=nope"],
+            "sweep=nope does not exist; there are grid, optuna, patterns, patterns_qa, window_layers",
+        ),
         (["seed=-1,-2"], "seed=-1 must be 0 or more"),
         (
             ["sweep=optuna", "hydra.sweeper.objective=best"],

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from longspan.attention.contradictions import RandomTable, contradictions
-from longspan.config.checks import LONGEST
+
+FURTHEST = 2**30  # tokens from one to another: no document is longer, and places may be int32
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class Pattern:
             return torch.ones_like(query - key, dtype=torch.bool)
         if self.block > 1:
             query, key = query // self.block, key // self.block
-        reach = min(self.window * self.dilation, LONGEST)  # places may be int32
+        reach = min(self.window * self.dilation, FURTHEST)
         # by comparing, not by subtracting: the matrices that arise hold one byte a pair, not eight
         within = (key >= query - reach) & (key <= query + reach)
         return within if self.dilation == 1 else within & (self._residue(query, key, self.dilation))
