@@ -40,7 +40,7 @@ FIELD = "model/pattern"
 LONG = 1024  # tokens
 # by the name of the sweep's folder
 SWEEPS = {
-    "patterns": ["sweep=patterns"],
+    "patterns": ["sweep=patterns", "seed=0"],
     "patterns_qa": ["sweep=patterns_qa"],
     "patterns_movie_reviews": [
         "sweep=patterns",
