@@ -50,7 +50,7 @@ def draw_cost(kind: Cost, title: str) -> Draw:
                     color=sketch.color(sketch.value(row)), ecolor=INK,
                 )  # fmt: skip
                 axes.annotate(
-                    f" {found.mean:.3g}", (found.mean, place), fontsize=8.5, color=INK, va="center",
+                    f" {found.mean:,.{0 if found.mean >= 100 else 2}f}", (found.mean, place), fontsize=8.5, color=INK, va="center",
                     xytext=(3, 0), textcoords="offset points",
                 )  # fmt: skip
         axes.margins(x=0.15)
