@@ -29,7 +29,7 @@ def bound_primitive_cache() -> None:
     """Let oneDNN keep the programs of 64 shapes, not those of the last 1,024.
 
     A step multiplies matrices of some twenty shapes, in every layer the same. They follow the
-    tokens of the batch, and hardly come again: in bfloat16 the others would take half a gigabyte.
+    tokens of the batch, and hardly come again; the others would only take memory, in bfloat16.
     oneDNN reads the environment once, before its first product.
     """
     os.environ.setdefault(PRIMITIVES, "64")

@@ -1,4 +1,4 @@
-"""A long run holds no more memory than its largest step needs, but for a quarter."""
+"""A long run gives free pages back where it holds a quarter more than its largest step needs."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ REGROWN = 1.2  # times what was left the last time: what cannot be given back is
 class HeapLimit(L.Callback):
     """Gives memory back to the system where free pages have piled up in the heap.
 
-    Batches of other lengths leave other holes, and `keep_pages` lets glibc keep them all: within
-    hundreds of steps a process would hold twice what its largest step needs.
+    Batches of other lengths leave other holes, and `keep_pages` lets glibc keep them all: in
+    hundreds of steps they add up. What is live between them cannot be given back.
 
     Args:
         step_bytes: that the largest batch takes beside weights, gradients and optimiser, as the
