@@ -200,7 +200,7 @@ def draw_curves(axes: Axes, sketch: Sketch) -> None:
             style = styles[sketch.layers.index(sketch.layers_of(row)) % len(styles)]
             axes.plot(
                 steps, [mean(by_step[s]) for s in steps], style, color=sketch.color(sketch.value(row)),
-                linewidth=1.4,
+                linewidth=1.4, marker=".",
             )  # fmt: skip
     handles = [
         Line2D([], [], color=INK, linestyle=styles[i % 4], label=f"{label(n)}L")
@@ -212,17 +212,16 @@ def draw_curves(axes: Axes, sketch: Sketch) -> None:
 
 def draw_transfer(axes: Axes, sketch: Sketch) -> None:
     """Models evaluated at windows that they were not trained with."""
-    widest = max([w for w in sketch.series if isinstance(w, int)], default=1)
+    widest = 1
     places: dict[Any, float] = {}
-    for window in sketch.series:
+    for one in sketch.series:
         values: dict[Any, list[float]] = {}
-        for cell in sketch.finished(window):
-            trained = number(cell.report.get("metrics", {}).get(sketch.metric))
-            if cell.transfer and trained is not None:
-                values.setdefault(window, []).append(trained)
-            for entry in cell.transfer:
+        for cell in sketch.finished(one):
+            as_trained = {"window": cell.window, "metrics": cell.report.get("metrics", {})}
+            for entry in [as_trained, *cell.transfer] if cell.transfer else []:
                 value = number(entry.get("metrics", {}).get(sketch.metric))
                 at = entry.get("window")
+                # a schedule of windows has no place on the axis
                 if value is not None and (at is None or isinstance(at, int)):
                     values.setdefault(at, []).append(value)
                     widest = max(widest, at or 0)
@@ -231,7 +230,7 @@ def draw_transfer(axes: Axes, sketch: Sketch) -> None:
         if order:
             axes.plot(
                 [places[w] for w in order], [mean(values[w]) for w in order], marker="o",
-                markersize=4, color=sketch.color(window), label=f"trained with {window_text(window)}",
+                markersize=4, color=sketch.color(one), label=f"trained with {sketch.text(one)}",
             )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(places.values()), [window_text(w) for w in places])

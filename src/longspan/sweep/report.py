@@ -41,11 +41,6 @@ OF_WINDOWS: Figures = {
         "Of the whole process: libraries and data are the constant of the line. It is flat with the "
         "native kernel and FlexAttention, which keep nothing that grows with the window.",
     ),
-    "transfer": (
-        draw_transfer,
-        "Quality of trained models evaluated at other windows",
-        "A model trained with one window, evaluated with others (eval.py run=… model.window=…).",
-    ),
 }
 OF_OTHERS: Figures = {
     "quality": (
@@ -81,6 +76,11 @@ OF_ALL: Figures = {
         draw_curves,
         "Learning curves on the dev split",
         "Mean of the seeds at every validation.",
+    ),
+    "transfer": (
+        draw_transfer,
+        "Quality of trained models evaluated at other windows",
+        "A model trained with one window, evaluated with others (eval.py run=… model.window=…).",
     ),
 }
 ORDER = ("heat_map", "quality", "pareto", "time", "memory", "by_length", "curves", "transfer")
