@@ -345,6 +345,10 @@ def test_a_recipe_trains_its_first_part_once_and_goes_on_from_it(tiny_fields, tm
         (["seed.x=3"], "seed.x is not a field, as seed holds none"),
         (["+model.colour=red"], "model.colour is not a field; known: "),
         (["data=nope"], "data=nope does not exist; there are arxiv, contract_nli,"),
+        (
+            ["model/pattern=equal_cls/nope"],
+            "model/pattern=equal_cls/nope does not exist; there are",
+        ),
         (["experiment=nope"], "experiment=nope does not exist; there are debug_one_step,"),
         (["model.window=wide"], "model.window='wide' has the wrong type; allowed: an integer"),
         (["model.window="], "model.window='' has the wrong type; allowed: an integer"),

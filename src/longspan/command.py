@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -140,7 +141,10 @@ def _composition_error(error: Any) -> str:
         return str(cause)
     reason = [line for line in str(error).splitlines() if not line.lstrip().startswith(DETAILS)]
     if getattr(error, "options", None):  # of a group
-        group, _, choice = error.missing_cfg_file.rpartition("/")
+        missing = error.missing_cfg_file
+        found = re.search(r"Available options in '(.+)'", str(error))  # a choice may hold a slash
+        group = found[1] if found else missing.rpartition("/")[0]
+        choice = missing.removeprefix(f"{group}/")
         return f"{group}={choice} does not exist; there are {', '.join(error.options)}"
     if isinstance(getattr(error, "override", None), str):  # not in Hydra's syntax
         return (

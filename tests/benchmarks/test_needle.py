@@ -62,4 +62,12 @@ def test_the_readme_shows_what_was_measured() -> None:
     table = needle.as_markdown(result["summary"])
     assert needle.with_table(page, "needle", table) == page
     assert min(row["seeds"] for row in result["summary"]) >= 3
+    first = [
+        r["exact_match"]["2048"]
+        for r in result["runs"]
+        if r["variant"] == "question and [CLS] global"
+    ]
+    worst, middle, best = (f"{100 * value:.0f}" for value in sorted(first))
+    assert f"two of three find {middle} and {best} %, the third" in page
+    assert f", {worst} %. Measured" in page
     assert needle.RESULT.with_suffix(".png").is_file()
